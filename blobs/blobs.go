@@ -1,0 +1,83 @@
+// Package blobs keeps the bytes of blobs. It knows nothing of repositories: which blob exists, and who may read it, is
+// the database's word; this package answers only for bytes under a name.
+//
+// Invariants every Store keeps, and package blobtest proves:
+//
+//  1. A name is never used twice. A Name is a digest and the id of the upload that brought the bytes, so the file of a
+//     later push of the same digest is another file, and nobody can remove it by removing an older one.
+//  2. When Commit returns nil the bytes under the name are complete and survive a power cut. The caller commits the
+//     database row after that, never before.
+//  3. When Remove is called the row is gone already. A crash between the two leaves a file without a row: garbage that
+//     collection removes, never a row without its file.
+package blobs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The few words this package has for failure. They are wrapped with %w; the message carries the operation and the name.
+var (
+	ErrNotFound = errors.New("no such file")      // nothing is stored under the name
+	ErrExists   = errors.New("name already used") // Commit to a name that has bytes: a broken random source, or a bug
+	ErrFull     = errors.New("storage is full")   // no space, no inode, or a quota or file size limit is reached
+)
+
+// Name is where the bytes of a blob are: its digest and the generation, which is the id of the upload session that
+// brought them.
+type Name struct {
+	Digest     digest.Digest
+	Generation string // 32 lower case hexadecimal digits
+}
+
+// Store keeps bytes: staged ones that grow while they arrive, and committed ones that never change.
+// Its methods are safe for concurrent use; one staged file has one writer at a time, which the caller sees to.
+type Store interface {
+	// Stage opens the staged bytes of upload id for writing at offset. Bytes beyond offset, left by a writer that was
+	// killed, are cut off; with offset 0 the staged bytes are created if they are missing. ErrNotFound if offset is
+	// above 0 and fewer than offset bytes are there. The caller closes the Stage.
+	Stage(ctx context.Context, id string, offset int64) (Stage, error)
+
+	// Commit makes the staged bytes of upload id durable under name and takes the staged ones away. On return nil the
+	// bytes and every directory that leads to them have reached the disk. On error the name is not in use, or may be
+	// by bytes that no row will ever name; the staged bytes may be gone.
+	Commit(ctx context.Context, id string, name Name) error
+
+	// Discard removes the staged bytes of upload id. It is no error if there are none.
+	Discard(ctx context.Context, id string) error
+
+	// Open opens the bytes under name. ErrNotFound if there are none. The caller closes the File.
+	Open(ctx context.Context, name Name) (File, error)
+
+	// Remove removes the bytes under name. It is no error if there are none.
+	Remove(ctx context.Context, name Name) error
+
+	// Names calls fn for everything committed, and Staged for everything staged, in no particular order, until fn
+	// returns an error, which is returned. What is added or removed meanwhile may be seen or not.
+	Names(ctx context.Context, fn func(Name, Info) error) error
+	Staged(ctx context.Context, fn func(id string, info Info) error) error
+
+	// Check writes, syncs, reads back and removes a few bytes: nil says that the store can take a blob now.
+	Check(ctx context.Context) error
+}
+
+// Stage takes bytes at the end of a staged file. Writes are not durable before Store.Commit. A Write that fails leaves
+// an unknown number of bytes beyond the offset the caller remembers; the next Store.Stage cuts them off.
+type Stage interface {
+	io.WriteCloser
+}
+
+// File reads committed bytes. The concrete value of a directory store is an *os.File, which lets net/http use sendfile.
+type File interface {
+	io.ReadSeekCloser
+}
+
+// Info is what a listing knows of a file.
+type Info struct {
+	Size     int64 // bytes
+	Modified time.Time
+}
