@@ -1,0 +1,230 @@
+// Package db is the registry's memory: repositories, manifests, tags, what refers to what, and the state of uploads, in
+// one SQLite file.
+//
+// A transaction is a function. View runs one on a pool of readers, each on its own snapshot. Update runs one on the
+// only writer, which commits functions that arrive together in one go and answers them after the one fsync (writer.go).
+// Queries are methods of Tx and exist nowhere else.
+//
+// What package registry relies on:
+//
+//   - When Update returns nil the change survives a power cut. When Relaxed returns nil it survives a killed process.
+//   - A row of blobs is written only after its file is durable, and its file is removed only after the row's removal
+//     was committed by Update. This package never touches files, it keeps the rows for those that do.
+//   - Several processes may use one file: a collector started by cron takes the same write lock.
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	_ "modernc.org/sqlite" // the driver, named "sqlite"
+)
+
+// readers is the size of the reader pool: on two cores four readers answered as many lookups as eight, and left the
+// writer three times as much.
+const readers = 4
+
+// busyTimeout is how long a statement waits for a lock that another process holds.
+const busyTimeout = 60 * time.Second
+
+// sqlx learns modernc's driver name once for the program.
+var bindDriver = sync.OnceFunc(func() { sqlx.BindDriver("sqlite", sqlx.QUESTION) })
+
+// Options says which database to open.
+type Options struct {
+	Path   string           // of the SQLite file; made if it is missing, its folder is not
+	Schema string           // the text of schema.sql, run whole on a new file
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: discarded
+}
+
+// DB is an open database. Its methods are safe for concurrent use.
+type DB struct {
+	path    string
+	now     func() time.Time
+	log     *slog.Logger
+	pool    *sqlx.DB
+	readers chan *conn
+	writer  *writer
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+	stats      counters
+}
+
+type counters struct {
+	groups, transactions atomic.Uint64
+}
+
+// Stats are counters since Open, and the size of the write-ahead log now.
+type Stats struct {
+	WALBytes     int64
+	Groups       uint64 // commits
+	Transactions uint64 // functions these commits held; the ratio is the mean size of a group
+}
+
+// Open opens the database, making it if there is no file or an empty one. It refuses a file that is not a registry
+// database, is damaged, or was written by a newer program. The caller closes the DB.
+func Open(ctx context.Context, opt Options) (*DB, error) {
+	d, err := open(ctx, opt)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", opt.Path, err)
+	}
+	return d, nil
+}
+
+func open(ctx context.Context, opt Options) (_ *DB, err error) {
+	bindDriver()
+	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, readers: make(chan *conn, readers)}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if err := makePrivate(opt.Path); err != nil {
+		return nil, err
+	}
+	if d.pool, err = sqlx.Open("sqlite", dsn(opt.Path)); err != nil {
+		return nil, wrap(err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.pool.Close())
+		}
+	}()
+	w, err := d.connect(ctx, writerPragmas)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(ctx, w, opt.Schema); err != nil {
+		return nil, err
+	}
+	for range readers {
+		r, err := d.connect(ctx, readerPragmas)
+		if err != nil {
+			return nil, err
+		}
+		d.readers <- r
+	}
+	d.writer = newWriter(d, w)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	d.stop = stop
+	d.background.Go(func() { d.checkpoints(background) })
+	return d, nil
+}
+
+// makePrivate makes a missing database file readable by its owner only: SQLite would follow the umask, and gives the
+// log beside it the same mode. The file's entry is made durable here, since SQLite syncs the folder only for a journal.
+func makePrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
+}
+
+// dsn names the file with the pragmas that every connection has. What differs between writer and readers is set once on
+// each of the connections that this package holds for good.
+func dsn(path string) string {
+	q := url.Values{"_pragma": {
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+		"page_size(4096)", // before journal_mode, which writes the first page
+		"journal_mode(WAL)",
+		"foreign_keys(ON)",
+		"synchronous(FULL)",
+		"journal_size_limit(67108864)", // bytes the log keeps after a checkpoint
+		"temp_store(MEMORY)",
+		"cache_size(-8000)", // KiB
+	}, "_txlock": {"immediate"}}
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String() + "?" + q.Encode()
+}
+
+var (
+	// The log is copied into the database when it has 16 MiB, in pages; the timer of checkpoints does the rest.
+	writerPragmas = []string{"wal_autocheckpoint(4096)"}
+	readerPragmas = []string{"query_only(ON)"}
+)
+
+// Close waits for what runs, closes every connection and folds the log into the database. Afterwards every call fails.
+func (d *DB) Close() error {
+	d.stop()
+	d.background.Wait()
+	d.writer.close()
+	for range readers {
+		(<-d.readers).close()
+	}
+	return wrap(d.pool.Close())
+}
+
+// Stats reads the counters.
+func (d *DB) Stats() Stats {
+	s := Stats{Groups: d.stats.groups.Load(), Transactions: d.stats.transactions.Load()}
+	if info, err := os.Stat(d.path + "-wal"); err == nil {
+		s.WALBytes = info.Size()
+	}
+	return s
+}
+
+// View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
+func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	var c *conn
+	select {
+	case c = <-d.readers:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { d.readers <- c }()
+	if err := c.exec("BEGIN"); err != nil {
+		return err
+	}
+	// A read transaction has nothing to lose: its end cannot fail in a way that matters to fn's result.
+	defer c.exec("COMMIT")
+	return fn(&Tx{conn: c, Now: d.now()})
+}
+
+// Update runs fn in a write transaction and returns after its commit has reached the disk. On an error from fn nothing
+// of fn remains; an error of the commit (ErrFull, ErrBusy or what the disk said) leaves it unknown whether fn's change
+// will be seen. fn must not wait for anything outside the database: other writers wait for it.
+func (d *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return d.writer.do(ctx, fn, true)
+}
+
+// Relaxed is Update without the fsync: the change survives a killed process but may be lost in a power cut, together
+// with every later relaxed one, never an earlier durable one.
+func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
+	return d.writer.do(ctx, fn, false)
+}
+
+// checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
+// Readers in the way postpone it: the log then grows until the next try, which Stats.WALBytes shows.
+func (d *DB) checkpoints(ctx context.Context) {
+	const every, worthwhile = time.Minute, 4 << 20
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if d.Stats().WALBytes < worthwhile {
+			continue
+		}
+		if err := d.writer.checkpoint(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("checkpoint postponed", "err", err)
+		}
+	}
+}

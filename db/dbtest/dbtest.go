@@ -1,0 +1,41 @@
+// Package dbtest opens real databases for tests.
+package dbtest
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"registry/db"
+)
+
+// Open returns a new database with the schema of schema.sql, closed when the test ends.
+func Open(t testing.TB) *db.DB { return OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), nil) }
+
+// OpenAt opens the database at path, with a clock of the test's own unless now is nil.
+func OpenAt(t testing.TB, path string, now func() time.Time) *db.DB {
+	t.Helper()
+	d, err := db.Open(t.Context(), db.Options{Path: path, Schema: Schema(t), Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// Schema reads schema.sql, which package main embeds and no package below it can.
+func Schema(t testing.TB) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(file), "..", "..", "schema.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -1,0 +1,90 @@
+package db
+
+import (
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// RepositoryID returns the key of a repository. ErrNotFound if it never had content or was removed.
+func (tx *Tx) RepositoryID(name RepoName) (id int64, err error) {
+	err = tx.row(`SELECT id FROM repositories WHERE name = ?`, []any{string(name)}, &id)
+	return id, err
+}
+
+// MakeRepository returns the key of a repository, making it if it is missing.
+func (tx *Tx) MakeRepository(name RepoName) (id int64, err error) {
+	id, err = tx.RepositoryID(name)
+	if !errors.Is(err, ErrNotFound) {
+		return id, err
+	}
+	err = tx.row(`INSERT INTO repositories (name, created_at) VALUES (?, ?) RETURNING id`, []any{string(name), micros(tx.Now)}, &id)
+	return id, err
+}
+
+// Repositories returns up to limit names after last, in byte order, of repositories that have a manifest.
+func (tx *Tx) Repositories(last string, limit int) ([]string, error) {
+	return tx.strings(`
+		SELECT name FROM repositories r
+		WHERE name > ? AND EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id)
+		ORDER BY name LIMIT ?`, last, limit)
+}
+
+// RepositoryInfo is what a list of repositories shows.
+type RepositoryInfo struct {
+	Name            RepoName
+	Tags, Manifests int64
+	Bytes           int64 // of the blobs the repository has and of its manifests, each counted once
+	LastPush        time.Time
+}
+
+// RepositoryInfos is Repositories with figures.
+func (tx *Tx) RepositoryInfos(last string, limit int) (infos []RepositoryInfo, err error) {
+	err = tx.rows(`
+		SELECT name,
+		       (SELECT count(*) FROM tags WHERE repository_id = r.id),
+		       (SELECT count(*) FROM manifests WHERE repository_id = r.id),
+		       (SELECT coalesce(sum(size), 0) FROM repository_blobs JOIN blobs ON blobs.id = blob_id WHERE repository_id = r.id)
+		         + (SELECT coalesce(sum(size), 0) FROM manifests WHERE repository_id = r.id),
+		       (SELECT max(pushed_at) FROM manifests WHERE repository_id = r.id)
+		FROM repositories r
+		WHERE name > ? AND EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id)
+		ORDER BY name LIMIT ?`, []any{last, limit}, func(r *sql.Rows) error {
+		var i RepositoryInfo
+		var pushed int64
+		err := r.Scan(&i.Name, &i.Tags, &i.Manifests, &i.Bytes, &pushed)
+		i.LastPush = fromMicros(pushed)
+		infos = append(infos, i)
+		return err
+	})
+	return infos, err
+}
+
+// DropRepository removes a repository's right to its blobs and the repository itself. ErrConflict while it has
+// manifests. The blobs lose their last holder, and collection takes those that nobody else holds.
+func (tx *Tx) DropRepository(id int64) error {
+	return tx.runAll([]any{id},
+		`DELETE FROM repository_blobs WHERE repository_id = ?`,
+		`DELETE FROM repositories WHERE id = ?`)
+}
+
+// Totals counts everything there is.
+type Totals struct {
+	Repositories, Manifests, Tags, Blobs, Bytes, Uploads int64
+}
+
+// Totals reads every row of the smaller tables and an index of the larger: tenths of a second at a million blobs.
+func (tx *Tx) Totals() (t Totals, err error) {
+	err = tx.row(`
+		SELECT (SELECT count(DISTINCT repository_id) FROM manifests), (SELECT count(*) FROM manifests), (SELECT count(*) FROM tags),
+		       (SELECT count(*) FROM blobs), (SELECT coalesce(sum(size), 0) FROM blobs), (SELECT count(*) FROM uploads)`,
+		nil, &t.Repositories, &t.Manifests, &t.Tags, &t.Blobs, &t.Bytes, &t.Uploads)
+	return t, err
+}
+
+// Probe writes and takes back a row, which proves that the database takes writes: the lock, the disk and its space.
+func (tx *Tx) Probe() error {
+	return tx.runAll(nil,
+		`INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES ('probe', '', '', 0, x'', '', 0)`,
+		`DELETE FROM uploads WHERE id = 'probe'`)
+}

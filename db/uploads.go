@@ -1,0 +1,73 @@
+package db
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Upload is the state of an upload session.
+type Upload struct {
+	ID         string
+	Repository RepoName
+	Algorithm  digest.Algorithm
+	Size       int64  // bytes received
+	HashState  []byte // of the hash after these bytes
+	BootID     string // of the machine when they were written
+}
+
+// CreateUpload writes a new session.
+func (tx *Tx) CreateUpload(u Upload) error {
+	_, err := tx.run(`
+		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(tx.Now))
+	return err
+}
+
+// Upload reads a session of a repository. ErrNotFound if the repository has no such session, whoever else may.
+func (tx *Tx) Upload(repo RepoName, id string) (u Upload, err error) {
+	u.ID, u.Repository = id, repo
+	err = tx.row(`SELECT algorithm, size, hash_state, boot_id FROM uploads WHERE id = ? AND repository = ?`,
+		[]any{id, string(repo)}, &u.Algorithm, &u.Size, &u.HashState, &u.BootID)
+	return u, err
+}
+
+// SaveUpload writes how far a session has come. ErrNotFound if it was cancelled or has expired.
+func (tx *Tx) SaveUpload(u Upload) error {
+	n, err := tx.run(`UPDATE uploads SET size = ?, hash_state = ?, updated_at = ? WHERE id = ?`, u.Size, u.HashState, micros(tx.Now), u.ID)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
+// DeleteUpload ends a session. ErrNotFound if there is none.
+func (tx *Tx) DeleteUpload(id string) error {
+	n, err := tx.run(`DELETE FROM uploads WHERE id = ?`, id)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
+// CountUploads returns the number of open sessions of a repository.
+func (tx *Tx) CountUploads(repo RepoName) (n int, err error) {
+	err = tx.row(`SELECT count(*) FROM uploads WHERE repository = ?`, []any{string(repo)}, &n)
+	return n, err
+}
+
+// IdleUploads returns up to limit sessions that have not moved since before, oldest first.
+func (tx *Tx) IdleUploads(before time.Time, limit int) ([]string, error) {
+	return tx.strings(`SELECT id FROM uploads WHERE updated_at < ? ORDER BY updated_at LIMIT ?`, micros(before), limit)
+}
+
+// UploadsOf returns the sessions of a repository.
+func (tx *Tx) UploadsOf(repo RepoName) ([]string, error) {
+	return tx.strings(`SELECT id FROM uploads WHERE repository = ?`, string(repo))
+}
+
+// HasUpload says whether there is a session with this id, in any repository.
+func (tx *Tx) HasUpload(id string) (exists bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM uploads WHERE id = ?)`, []any{id}, &exists)
+	return exists, err
+}
