@@ -136,3 +136,9 @@ func (tx *Tx) LeaseBlob(b Blob) error {
 	}
 	return err
 }
+
+// HasBlobs says whether there is any blob at all.
+func (tx *Tx) HasBlobs() (any bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM blobs)`, nil, &any)
+	return any, err
+}

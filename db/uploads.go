@@ -71,3 +71,12 @@ func (tx *Tx) HasUpload(id string) (exists bool, err error) {
 	err = tx.row(`SELECT EXISTS (SELECT 1 FROM uploads WHERE id = ?)`, []any{id}, &exists)
 	return exists, err
 }
+
+// ExpireUpload ends a session that has not moved since before. ErrNotFound if it has, or is gone.
+func (tx *Tx) ExpireUpload(id string, before time.Time) error {
+	n, err := tx.run(`DELETE FROM uploads WHERE id = ? AND updated_at < ?`, id, micros(before))
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}

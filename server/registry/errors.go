@@ -1,0 +1,104 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+
+	"registry/blobs"
+	"registry/db"
+)
+
+// Code is a row of the table of errors: the specification's code ("Error Codes"), the HTTP status that goes with it and
+// the message a client reads. Some codes have a second row with another status.
+type Code struct {
+	Name    string
+	Status  int
+	Message string
+}
+
+// The table. Codes of the specification first, then those it leaves to registries.
+var (
+	BlobUnknown         = &Code{"BLOB_UNKNOWN", 404, "blob unknown to registry"}
+	BlobUploadInvalid   = &Code{"BLOB_UPLOAD_INVALID", 400, "blob upload invalid"}
+	RangeInvalid        = &Code{"BLOB_UPLOAD_INVALID", 416, "chunk does not begin where the upload ends"}
+	BlobUploadUnknown   = &Code{"BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry"}
+	DigestInvalid       = &Code{"DIGEST_INVALID", 400, "provided digest is malformed or does not match the content"}
+	ManifestBlobUnknown = &Code{"MANIFEST_BLOB_UNKNOWN", 404, "manifest references content that is unknown to the repository"}
+	ManifestInvalid     = &Code{"MANIFEST_INVALID", 400, "manifest invalid"}
+	ManifestTooLarge    = &Code{"MANIFEST_INVALID", 413, "manifest is too large"}
+	ManifestUnknown     = &Code{"MANIFEST_UNKNOWN", 404, "manifest unknown to registry"}
+	NameInvalid         = &Code{"NAME_INVALID", 400, "invalid repository name"}
+	NameUnknown         = &Code{"NAME_UNKNOWN", 404, "repository name not known to registry"}
+	SizeInvalid         = &Code{"SIZE_INVALID", 413, "provided length is too large"}
+	Unauthorized        = &Code{"UNAUTHORIZED", 401, "authentication required"}
+	Denied              = &Code{"DENIED", 403, "requested access to the resource is denied"}
+	Unsupported         = &Code{"UNSUPPORTED", 405, "the operation is unsupported"}
+	TooManyRequests     = &Code{"TOOMANYREQUESTS", 429, "too many requests"}
+
+	TagInvalid        = &Code{"TAG_INVALID", 400, "invalid tag"}
+	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
+	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
+	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
+	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
+)
+
+// Error is what every method of Registry fails with. Detail goes to the client, Err only to the log.
+type Error struct {
+	Code   *Code
+	Detail any
+	Err    error
+}
+
+func (e *Error) Error() string {
+	s := e.Code.Message
+	if e.Detail != nil {
+		s += fmt.Sprintf(": %v", e.Detail)
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is lets errors.Is tell errors apart by their row of the table: errors.Is(err, registry.BlobUnknown.With(nil)).
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code && t.Detail == nil && t.Err == nil
+}
+
+// With makes an error of the row with a detail for the client.
+func (c *Code) With(detail any) *Error { return &Error{Code: c, Detail: detail} }
+
+// Is says whether err is an error of this row.
+func (c *Code) Is(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == c
+}
+
+// AsError returns err as a row of the table. What no method foresaw is Internal, without a word to the client.
+func AsError(err error) *Error {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, db.ErrFull), errors.Is(err, blobs.ErrFull):
+		return &Error{Code: StorageFull, Err: err}
+	case errors.Is(err, db.ErrBusy):
+		return &Error{Code: TooManyRequests, Detail: "the database is busy", Err: err}
+	}
+	return &Error{Code: Internal, Err: err}
+}
+
+// unknown translates the one word that means something else for each noun: no such row becomes the error of code.
+// Everything else becomes what AsError makes of it.
+func unknown(err error, code *Code, detail any) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, db.ErrNotFound):
+		return code.With(detail)
+	}
+	return AsError(err)
+}

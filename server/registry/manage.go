@@ -1,0 +1,198 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// DeleteTag removes a tag and nothing else (end-9). ManifestUnknown.
+func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error {
+	err := r.db.Update(ctx, func(tx *db.Tx) error { return tx.DeleteTag(repo, tag) })
+	return unknown(err, ManifestUnknown, tag)
+}
+
+// DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown.
+func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.Digest) error {
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		m, err := tx.StatManifest(repo, d)
+		if err != nil {
+			return err
+		}
+		return tx.DeleteManifest(m)
+	})
+	return unknown(err, ManifestUnknown, d)
+}
+
+// DeleteBlob takes a blob from a repository (end-10). Other repositories keep it. BlobUnknown.
+func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Digest) error {
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		b, err := tx.Blob(repo, d)
+		if err != nil {
+			return err
+		}
+		return tx.UnlinkBlob(b, d)
+	})
+	return unknown(err, BlobUnknown, d)
+}
+
+// DeleteRepository removes everything a repository has, its unfinished uploads included. It works in steps, so that
+// others can write in between; if it fails or is interrupted the rest is still there and it can be called again.
+// NameUnknown.
+func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
+	for done := false; !done; {
+		err := r.db.Update(ctx, func(tx *db.Tx) (err error) {
+			done, err = deleteSome(tx, repo)
+			return err
+		})
+		if err != nil {
+			return unknown(err, NameUnknown, repo)
+		}
+	}
+	var uploads []string
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		uploads, err = tx.UploadsOf(repo)
+		return err
+	})
+	for _, id := range uploads {
+		if err == nil {
+			err = r.CancelUpload(ctx, repo, id)
+		}
+		if BlobUploadUnknown.Is(err) {
+			err = nil
+		}
+	}
+	return unknown(err, NameUnknown, repo)
+}
+
+func deleteSome(tx *db.Tx, repo RepoName) (done bool, err error) {
+	const batch = 100
+	id, err := tx.RepositoryID(repo)
+	if err != nil {
+		return false, err
+	}
+	manifests, err := tx.SomeManifests(id, batch)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range manifests {
+		if err := tx.DeleteManifest(m); err != nil {
+			return false, err
+		}
+	}
+	if len(manifests) == batch {
+		return false, nil
+	}
+	return true, tx.DropRepository(id)
+}
+
+// CopyResult counts what a copy brought to its target, whether or not it was there before.
+type CopyResult struct {
+	Digest    digest.Digest `json:"digest"`
+	Manifests int           `json:"manifests"` // children and referrers included
+	Blobs     int           `json:"blobs"`
+}
+
+// Copy gives repository to the manifest that src names in from, with its children and blobs and, if referrers is set,
+// the manifests that have any of these as their subject; then it points tags at it. All or nothing, and no bytes are
+// copied. Within one repository it only tags. ManifestUnknown.
+func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to RepoName, tags []Tag, referrers bool) (CopyResult, error) {
+	var result CopyResult
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		root, err := referenced(tx, from, src)
+		if err != nil {
+			return unknown(err, ManifestUnknown, src.String())
+		}
+		c := copier{tx: tx, referrers: referrers, copied: map[digest.Digest]int64{}, blobs: map[int64]bool{}}
+		if c.to, err = tx.MakeRepository(to); err != nil {
+			return err
+		}
+		id := root.ID
+		if from != to {
+			if id, err = c.copy(root); err != nil {
+				return err
+			}
+		}
+		for _, tag := range tags {
+			if err := tx.SetTag(c.to, tag, id); err != nil {
+				return err
+			}
+		}
+		result = CopyResult{Digest: root.Digest, Manifests: len(c.copied), Blobs: len(c.blobs)}
+		return nil
+	})
+	if err != nil {
+		return CopyResult{}, AsError(err)
+	}
+	return result, nil
+}
+
+func referenced(tx *db.Tx, repo RepoName, ref Reference) (db.Manifest, error) {
+	if ref.Digest != "" {
+		return tx.Manifest(repo, ref.Digest)
+	}
+	return tx.TaggedManifest(repo, ref.Tag)
+}
+
+// copier links manifests and their blobs into another repository within one transaction.
+type copier struct {
+	tx        *db.Tx
+	to        int64
+	referrers bool
+	copied    map[digest.Digest]int64 // by digest, with its key in the target
+	blobs     map[int64]bool
+}
+
+// copy brings children before their index and referrers after their subject.
+func (c *copier) copy(m db.Manifest) (id int64, err error) {
+	if id, done := c.copied[m.Digest]; done {
+		return id, nil
+	}
+	children, err := c.tx.Children(m.ID)
+	if err != nil {
+		return 0, err
+	}
+	for _, child := range children {
+		if _, err := c.copy(child); err != nil {
+			return 0, err
+		}
+	}
+	if id, err = c.copyOne(m); err != nil || !c.referrers {
+		return id, err
+	}
+	attached, err := c.tx.ReferrersOf(m.RepositoryID, m.Digest)
+	if err != nil {
+		return 0, err
+	}
+	for _, referrer := range attached {
+		if _, err := c.copy(referrer); err != nil {
+			return 0, err
+		}
+	}
+	return id, nil
+}
+
+func (c *copier) copyOne(m db.Manifest) (id int64, err error) {
+	held, err := c.tx.BlobsOf(m.ID)
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range held {
+		c.blobs[b.ID] = true
+		if err := c.tx.LinkBlob(c.to, b.ID, b.Digest); err != nil {
+			return 0, err
+		}
+	}
+	doc, err := parseManifest(m.MediaType, m.Content)
+	if err != nil {
+		return 0, fmt.Errorf("stored manifest %s: %w", m.Digest, err)
+	}
+	m.RepositoryID = c.to
+	// What the source misses the copy may miss too.
+	id, err = storeManifest(c.tx, m, doc, SparseAll)
+	c.copied[m.Digest] = id
+	return id, err
+}

@@ -1,0 +1,130 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Put is a manifest as a client pushes it.
+type Put struct {
+	Ref       Reference // the tag or digest it is pushed by
+	Tags      []Tag     // more tags it gets, if it is pushed by digest
+	MediaType string    // Content-Type without parameters, "" if the client gave none
+	Content   []byte
+}
+
+// PutResult is what was stored.
+type PutResult struct {
+	Digest  digest.Digest // sha256, or what the manifest was pushed by
+	Subject digest.Digest // "" if it has none
+}
+
+// PutManifest stores a manifest and points tags at it, all or nothing ("Pushing manifests", end-7a and end-7b). Errors:
+// ManifestInvalid; DigestInvalid if the content does not have the digest of Ref; ManifestBlobUnknown, with the missing
+// digests as its detail, if the repository lacks what the manifest needs and may not lack it.
+func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutResult, error) {
+	doc, err := parseManifest(p.MediaType, p.Content)
+	if err != nil {
+		return PutResult{}, err
+	}
+	tags, alg := p.Tags, digest.SHA256
+	if p.Ref.Digest != "" {
+		alg = p.Ref.Digest.Algorithm()
+	} else {
+		tags = []Tag{p.Ref.Tag}
+	}
+	d := alg.FromBytes(p.Content)
+	if p.Ref.Digest != "" && d != p.Ref.Digest {
+		return PutResult{}, DigestInvalid.With("the manifest does not have this digest")
+	}
+	err = r.db.Update(ctx, func(tx *db.Tx) error {
+		repositoryID, err := tx.MakeRepository(repo)
+		if err != nil {
+			return err
+		}
+		m := db.Manifest{RepositoryID: repositoryID, Digest: d, MediaType: doc.mediaType, Size: int64(len(p.Content)), Content: p.Content}
+		if m.ID, err = storeManifest(tx, m, doc, r.sparse); err != nil {
+			return err
+		}
+		for _, tag := range tags {
+			if err := tx.SetTag(repositoryID, tag, m.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return PutResult{}, AsError(err)
+	}
+	return PutResult{Digest: d, Subject: doc.subject}, nil
+}
+
+// storeManifest writes a manifest with everything that follows from it: what it holds, what it misses, and its entry
+// among the referrers of its subject.
+func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id int64, err error) {
+	if m.ID, _, err = tx.PutManifest(m); err != nil {
+		return 0, err
+	}
+	h := holder{tx: tx, m: m}
+	for _, b := range doc.blobs {
+		if err := h.hold(b, sparse == SparseAll || b.optional, tx.HoldBlob); err != nil {
+			return 0, err
+		}
+	}
+	for _, c := range doc.children {
+		if err := h.hold(c, sparse != SparseNone, tx.HoldChild, tx.HoldBlob); err != nil {
+			return 0, err
+		}
+	}
+	if len(h.missing) > 0 {
+		return 0, ManifestBlobUnknown.With(h.missing)
+	}
+	if doc.subject == "" {
+		return m.ID, nil
+	}
+	desc, err := doc.referrer(m.Digest, m.Size)
+	if err != nil {
+		return 0, err
+	}
+	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: doc.artifactType, Descriptor: desc})
+}
+
+// holder makes a manifest hold what it refers to, and collects what the client has to send first.
+type holder struct {
+	tx      *db.Tx
+	m       db.Manifest
+	missing []missingReference
+}
+
+type missingReference struct {
+	Digest digest.Digest `json:"digest"`
+}
+
+// maxMissing bounds the detail of an error.
+const maxMissing = 20
+
+// hold tries the ways to hold a reference in turn. If there is none and it may be missing, that is recorded.
+func (h *holder) hold(ref reference, mayMiss bool, ways ...func(repositoryID, manifestID int64, d digest.Digest) (int64, error)) error {
+	for _, way := range ways {
+		size, err := way(h.m.RepositoryID, h.m.ID, ref.digest)
+		if errors.Is(err, db.ErrNotFound) {
+			continue
+		}
+		if err == nil && size != ref.size {
+			return ManifestInvalid.With(fmt.Sprintf("%s has %d bytes, its descriptor says %d", ref.digest, size, ref.size))
+		}
+		return err
+	}
+	if mayMiss {
+		return h.tx.Miss(h.m.RepositoryID, h.m.ID, ref.digest)
+	}
+	if len(h.missing) < maxMissing {
+		h.missing = append(h.missing, missingReference{ref.digest})
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+// Package registry is the registry without HTTP: push, pull, tag, list, delete and copy, as the OCI distribution
+// specification defines them. The HTTP server, the command line and everything else that acts on content are callers of
+// it; it alone knows both the database and the blob store, and so it alone keeps them in step:
+//
+//   - Bytes are durable before the row that names them is committed, and the row's removal is committed before the
+//     bytes are removed. A crash in between leaves a file that nothing names, never a row without its bytes.
+//   - Content is read through a repository that has it. There is no way to ask for a digest alone.
+//   - What is answered with success is durable, except how far an upload has come: that survives a killed process.
+//   - A manifest and everything it changes (links, children, referrers, tags) is one transaction.
+//
+// Every method fails with an *Error of the table in errors.go.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+)
+
+// Sparse says whether a manifest may name content its repository does not have.
+type Sparse int
+
+const (
+	SparseNone  Sparse = iota // nothing may be missing
+	SparseIndex               // children of an index may
+	SparseAll                 // config, layers and children may
+)
+
+// ParseSparse reads none, index or all.
+func ParseSparse(s string) (Sparse, error) {
+	switch s {
+	case "none":
+		return SparseNone, nil
+	case "index":
+		return SparseIndex, nil
+	case "all":
+		return SparseAll, nil
+	}
+	return 0, fmt.Errorf("%q: want none, index or all", s)
+}
+
+// Config is what a registry is made of. Zero fields but the first two have defaults.
+type Config struct {
+	DB            *db.DB
+	Blobs         blobs.Store
+	Log           *slog.Logger  // nil: discarded
+	Sparse        Sparse        // SparseNone
+	UploadTimeout time.Duration // an upload that has not moved for so long expires; 24 h
+	MaxUploads    int           // open upload sessions of one repository; 1000
+}
+
+const (
+	defaultUploadTimeout = 24 * time.Hour
+	defaultMaxUploads    = 1000
+)
+
+// Registry is safe for concurrent use, and several processes may have one each over the same database and store.
+type Registry struct {
+	db            *db.DB
+	blobs         blobs.Store
+	log           *slog.Logger
+	sparse        Sparse
+	uploadTimeout time.Duration
+	maxUploads    int
+	bootID        string
+	sessions      sessions
+	totals        totalsCache
+}
+
+// New joins a database and a store. The caller closes the database after the last call.
+func New(cfg Config) *Registry {
+	r := &Registry{
+		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
+		bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.uploadTimeout <= 0 {
+		r.uploadTimeout = defaultUploadTimeout
+	}
+	if r.maxUploads <= 0 {
+		r.maxUploads = defaultMaxUploads
+	}
+	return r
+}
+
+// ErrLostDatabase says that the database knows nothing while the store is full of blobs.
+var ErrLostDatabase = errors.New("the database is empty but the blob directory is not: restore the database, or move the blobs away to start anew")
+
+// CheckPair guards against serving from a new database beside the blobs of a lost one, where every pull would fail and
+// a collection would remove everything. It returns ErrLostDatabase then.
+func (r *Registry) CheckPair(ctx context.Context) error {
+	known := errors.New("known")
+	err := r.db.View(ctx, func(tx *db.Tx) error {
+		any, err := tx.HasBlobs()
+		if err == nil && any {
+			return known
+		}
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, known) {
+			return nil
+		}
+		return AsError(err)
+	}
+	err = r.blobs.Names(ctx, func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
+	return err
+}
+
+// Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire.
+func (r *Registry) Maintain(ctx context.Context) {
+	tick := time.NewTicker(min(time.Minute, r.uploadTimeout))
+	defer tick.Stop()
+	for {
+		if n, err := r.ExpireUploads(ctx); err != nil && ctx.Err() == nil {
+			r.log.Error("expiring uploads failed", "err", err)
+		} else if n > 0 {
+			r.log.Info("uploads expired", "count", n)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Ready proves that the registry can take a push: it writes to the database and to the store.
+func (r *Registry) Ready(ctx context.Context) error {
+	if err := r.db.Relaxed(ctx, (*db.Tx).Probe); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	if err := r.blobs.Check(ctx); err != nil {
+		return fmt.Errorf("blobs: %w", err)
+	}
+	return nil
+}
+
+// Totals counts everything the registry has.
+type Totals = db.Totals
+
+// totalsFor is how long counted totals are good: counting reads whole indexes.
+const totalsFor = 30 * time.Second
+
+type totalsCache struct {
+	sync.Mutex
+	at     time.Time
+	totals Totals
+}
+
+// Totals returns figures that are at most half a minute old.
+func (r *Registry) Totals(ctx context.Context) (Totals, error) {
+	r.totals.Lock()
+	defer r.totals.Unlock()
+	if time.Since(r.totals.at) < totalsFor && !r.totals.at.IsZero() {
+		return r.totals.totals, nil
+	}
+	var t Totals
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		t, err = tx.Totals()
+		return err
+	})
+	if err != nil {
+		return Totals{}, AsError(err)
+	}
+	r.totals.at, r.totals.totals = time.Now(), t
+	return t, nil
+}
+
+// DBStats reads the counters of the database.
+func (r *Registry) DBStats() db.Stats { return r.db.Stats() }

@@ -1,0 +1,494 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Upload is how far an upload session has come.
+type Upload struct {
+	ID     string // 32 hexadecimal digits
+	Offset int64  // bytes received
+}
+
+// Chunk is a part of a blob on its way in.
+type Chunk struct {
+	Body   io.Reader
+	Start  int64 // offset of its first byte; -1: it goes where the upload ends
+	Length int64 // bytes that were announced; -1: none were
+}
+
+const (
+	// copyBuffer is what is read, written and hashed at a time.
+	copyBuffer = 256 << 10
+	// A long chunk saves how far it has come every saveBytes and every saveTime, so that a killed server costs the
+	// client no more than that, and a slow upload does not expire.
+	saveBytes = 16 << 20
+	saveTime  = time.Minute
+	// sessionWait is how long a chunk waits for another one of the same session. Two at once happen when a client has
+	// given up on a connection and the server has not noticed yet.
+	sessionWait = 10 * time.Second
+)
+
+var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// StartUpload opens a session ("Pushing a blob in chunks", end-4a). TooManyRequests if the repository has too many.
+func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Algorithm) (Upload, error) {
+	state, err := saveHash(alg.Hash())
+	if err != nil {
+		return Upload{}, AsError(err)
+	}
+	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID}
+	err = r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		open, err := tx.CountUploads(repo)
+		if err != nil {
+			return err
+		}
+		if open >= r.maxUploads {
+			return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", open))
+		}
+		return tx.CreateUpload(u)
+	})
+	if err != nil {
+		return Upload{}, AsError(err)
+	}
+	return Upload{ID: u.ID}, nil
+}
+
+// newUploadID returns 128 random bits: nobody can guess another's session, and no two uploads share a file name.
+func newUploadID() string {
+	var id [16]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
+}
+
+// UploadStatus says how far a session has come (end-13). While a chunk is coming in it may lag behind.
+func (r *Registry) UploadStatus(ctx context.Context, repo RepoName, id string) (Upload, error) {
+	u, err := r.upload(ctx, repo, id)
+	return Upload{ID: u.ID, Offset: u.Size}, err
+}
+
+func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (u db.Upload, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) error {
+		u, err = tx.Upload(repo, id)
+		return err
+	})
+	if err == nil && u.BootID != r.bootID {
+		err = db.ErrNotFound // the hash has seen bytes that a power cut may have taken from the file
+	}
+	return u, unknown(err, BlobUploadUnknown, nil)
+}
+
+// AppendUpload adds a chunk to a session (end-5). On a RangeInvalid error, beside which the session's state is
+// returned, nothing was taken. If the body breaks off, what came before stays and the upload can go on from there; if
+// it ends cleanly before the announced length, nothing of it stays.
+func (r *Registry) AppendUpload(ctx context.Context, repo RepoName, id string, c Chunk) (Upload, error) {
+	s, err := r.openSession(ctx, repo, id)
+	if err != nil {
+		return Upload{}, err
+	}
+	defer s.close()
+	err = s.take(ctx, c)
+	return s.state(), err
+}
+
+// FinishUpload ends a session with an optional last chunk (end-6): the blob is durable and the repository has it when it
+// returns nil, and Upload.Offset is its size. If the content does not have the digest the error is DigestInvalid, the
+// last chunk is taken back and the session stays as it was.
+func (r *Registry) FinishUpload(ctx context.Context, repo RepoName, id string, want digest.Digest, c Chunk) (Upload, error) {
+	s, err := r.openSession(ctx, repo, id)
+	if err != nil {
+		return Upload{}, err
+	}
+	defer s.close()
+	before := s.Upload
+	if s.Size == 0 && s.Algorithm != want.Algorithm() {
+		s.Algorithm, s.hash = want.Algorithm(), want.Algorithm().Hash()
+	}
+	if err := s.take(ctx, c); err != nil {
+		return s.state(), err
+	}
+	if s.Algorithm == want.Algorithm() && digest.NewDigest(s.Algorithm, s.hash) != want {
+		s.Upload = before
+		if err := s.save(ctx); err != nil {
+			return s.state(), err
+		}
+		return s.state(), DigestInvalid.With("the content does not have this digest")
+	}
+	return s.state(), r.publish(ctx, s.Upload, want, true)
+}
+
+// CancelUpload ends a session and removes its bytes.
+func (r *Registry) CancelUpload(ctx context.Context, repo RepoName, id string) error {
+	if _, err := r.upload(ctx, repo, id); err != nil {
+		return err
+	}
+	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(id) })
+	if err != nil {
+		return unknown(err, BlobUploadUnknown, nil)
+	}
+	return r.discard(ctx, id)
+}
+
+// discard removes the bytes of a session that is gone, unless a chunk of it is coming in, which does it then.
+func (r *Registry) discard(ctx context.Context, id string) error {
+	release, ok := r.sessions.tryLock(id)
+	if !ok {
+		return nil
+	}
+	defer release()
+	if err := r.blobs.Discard(ctx, id); err != nil {
+		return AsError(err)
+	}
+	return nil
+}
+
+// PutBlob stores a blob that comes in one piece ("Single POST", end-4b).
+func (r *Registry) PutBlob(ctx context.Context, repo RepoName, want digest.Digest, c Chunk) error {
+	s := &session{
+		r: r, hash: want.Algorithm().Hash(), unsaved: true,
+		Upload: db.Upload{ID: newUploadID(), Repository: repo, Algorithm: want.Algorithm()},
+	}
+	err := s.take(ctx, c)
+	if err == nil && digest.NewDigest(s.Algorithm, s.hash) != want {
+		err = DigestInvalid.With("the content does not have this digest")
+	}
+	if err != nil {
+		r.blobs.Discard(context.WithoutCancel(ctx), s.ID)
+		return err
+	}
+	return r.publish(ctx, s.Upload, want, false)
+}
+
+// publish makes the staged bytes of u a blob of its repository: bytes first, row second. hasRow says that u is a session
+// with a row, which ends in the same transaction.
+func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, hasRow bool) error {
+	// From here on the client's patience is not asked: a half-done publish helps nobody.
+	ctx = context.WithoutCancel(ctx)
+	name := blobs.Name{Digest: d, Generation: u.ID}
+	if err := r.blobs.Commit(ctx, u.ID, name); err != nil {
+		return AsError(err)
+	}
+	if u.Algorithm != d.Algorithm() {
+		if err := r.verify(ctx, name); err != nil {
+			return errors.Join(err, r.blobs.Remove(ctx, name), r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(u.ID) }))
+		}
+	}
+	var old string
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		if hasRow {
+			if err := tx.DeleteUpload(u.ID); err != nil {
+				return unknown(err, BlobUploadUnknown, nil)
+			}
+		}
+		repositoryID, err := tx.MakeRepository(u.Repository)
+		if err != nil {
+			return err
+		}
+		var id int64
+		if id, old, err = tx.PutBlob(d, u.Size, u.ID); err != nil {
+			return err
+		}
+		return tx.LinkBlob(repositoryID, id, d)
+	})
+	if err != nil {
+		// Only a session that ended meanwhile says for sure that no row names the file. After any other failure a row
+		// may, and the file has to stay: at worst it is garbage for the collector.
+		if BlobUploadUnknown.Is(err) {
+			r.blobs.Remove(ctx, name)
+		}
+		return AsError(err)
+	}
+	if old != "" {
+		if err := r.blobs.Remove(ctx, blobs.Name{Digest: d, Generation: old}); err != nil {
+			r.log.Warn("replaced file stays for the collector", "digest", d, "generation", old, "err", err)
+		}
+	}
+	return nil
+}
+
+// verify reads a stored file whose digest was not computed on the way in, because the client named another algorithm
+// only at the end.
+func (r *Registry) verify(ctx context.Context, name blobs.Name) error {
+	f, err := r.blobs.Open(ctx, name)
+	if err != nil {
+		return AsError(err)
+	}
+	defer f.Close()
+	v := name.Digest.Verifier()
+	if _, err := io.Copy(v, f); err != nil {
+		return AsError(err)
+	}
+	if !v.Verified() {
+		return DigestInvalid.With("the content does not have this digest")
+	}
+	return nil
+}
+
+// ExpireUploads ends the sessions that have not moved for the upload timeout, removes their bytes, and those of uploads
+// that a crash left without a session. It returns how many there were.
+func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
+	const batch = 100
+	before := time.Now().Add(-r.uploadTimeout)
+	for {
+		var idle []string
+		err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+			before = tx.Now.Add(-r.uploadTimeout)
+			idle, err = tx.IdleUploads(before, batch)
+			return err
+		})
+		if err != nil || len(idle) == 0 {
+			orphans, err := r.discardOrphans(ctx, before)
+			return n + orphans, err
+		}
+		for _, id := range idle {
+			err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.ExpireUpload(id, before) })
+			if errors.Is(err, db.ErrNotFound) {
+				continue
+			}
+			if err == nil {
+				n++
+				err = r.discard(ctx, id)
+			}
+			if err != nil {
+				return n, AsError(err)
+			}
+		}
+	}
+}
+
+func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int, err error) {
+	err = r.blobs.Staged(ctx, func(id string, info blobs.Info) error {
+		if !info.Modified.Before(before) {
+			return nil
+		}
+		var has bool
+		err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+			has, err = tx.HasUpload(id)
+			return err
+		})
+		if err != nil || has {
+			return err
+		}
+		n++
+		return r.discard(ctx, id)
+	})
+	if err != nil {
+		return n, AsError(err)
+	}
+	return n, nil
+}
+
+// sessions lets one chunk at a time work on a session.
+type sessions struct {
+	sync.Mutex
+	busy map[string]chan struct{} // closed when the session is free again
+}
+
+// lock waits until the session is free. The caller calls release.
+func (s *sessions) lock(ctx context.Context, id string) (release func(), err error) {
+	timeout := time.NewTimer(sessionWait)
+	defer timeout.Stop()
+	for {
+		release, ok := s.tryLock(id)
+		if ok {
+			return release, nil
+		}
+		s.Lock()
+		free := s.busy[id]
+		s.Unlock()
+		if free == nil {
+			continue
+		}
+		select {
+		case <-free:
+		case <-timeout.C:
+			return nil, RangeInvalid.With("another request is writing to this upload")
+		case <-ctx.Done():
+			return nil, AsError(ctx.Err())
+		}
+	}
+}
+
+func (s *sessions) tryLock(id string) (release func(), ok bool) {
+	s.Lock()
+	defer s.Unlock()
+	if s.busy[id] != nil {
+		return nil, false
+	}
+	free := make(chan struct{})
+	s.busy[id] = free
+	return func() {
+		s.Lock()
+		defer s.Unlock()
+		delete(s.busy, id)
+		close(free)
+	}, true
+}
+
+// session is an upload that this request works on, alone.
+type session struct {
+	db.Upload
+	r       *Registry
+	hash    hash.Hash
+	release func()
+	unsaved bool // it has no row
+}
+
+func (r *Registry) openSession(ctx context.Context, repo RepoName, id string) (*session, error) {
+	// Ask before waiting: a stranger who guesses ids must not learn which sessions are busy.
+	if _, err := r.upload(ctx, repo, id); err != nil {
+		return nil, err
+	}
+	release, err := r.sessions.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	u, err := r.upload(ctx, repo, id)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	h, err := loadHash(u.Algorithm, u.HashState)
+	if err != nil {
+		release()
+		return nil, AsError(err)
+	}
+	return &session{Upload: u, r: r, hash: h, release: release}, nil
+}
+
+func (s *session) close() { s.release() }
+
+func (s *session) state() Upload { return Upload{ID: s.ID, Offset: s.Size} }
+
+// take writes a chunk to the staged file and saves how far it came.
+func (s *session) take(ctx context.Context, c Chunk) error {
+	if c.Start >= 0 && c.Start != s.Size {
+		return RangeInvalid.With(fmt.Sprintf("the upload has %d bytes", s.Size))
+	}
+	if c.Length == 0 && s.Size > 0 {
+		return nil // an empty last chunk, as every client that sent the content by PATCH has
+	}
+	before := s.Upload
+	stage, err := s.r.blobs.Stage(ctx, s.ID, s.Size)
+	if errors.Is(err, blobs.ErrNotFound) {
+		return &Error{Code: BlobUploadUnknown, Err: err}
+	}
+	if err != nil {
+		return AsError(err)
+	}
+	err = s.copy(ctx, stage, c)
+	if closing := stage.Close(); err == nil && closing != nil {
+		err = AsError(closing)
+	}
+	if errors.Is(err, errLength) {
+		s.Upload = before
+		err = BlobUploadInvalid.With("the body does not have the announced length")
+	} else if state, hashing := saveHash(s.hash); hashing == nil {
+		s.HashState = state
+	}
+	if saving := s.save(context.WithoutCancel(ctx)); err == nil {
+		err = saving
+	}
+	return err
+}
+
+var errLength = errors.New("chunk has another length than announced")
+
+// copy moves the body to the staged file and the hash. On return s.Size counts what both have seen.
+func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	start, saved, savedAt := s.Size, s.Size, time.Now()
+	for {
+		n, readErr := fill(c.Body, buf[:])
+		if c.Length >= 0 && s.Size-start+int64(n) > c.Length {
+			return errLength
+		}
+		if n > 0 {
+			if _, err := stage.Write(buf[:n]); err != nil {
+				return AsError(err)
+			}
+			s.hash.Write(buf[:n])
+			s.Size += int64(n)
+		}
+		if readErr == io.EOF {
+			if c.Length >= 0 && s.Size-start != c.Length {
+				return errLength
+			}
+			return nil
+		}
+		if readErr != nil {
+			return &Error{Code: BlobUploadInvalid, Detail: "the body broke off", Err: readErr}
+		}
+		// An announced chunk counts whole or not at all, so nothing of it is saved on the way.
+		if c.Length < 0 && (s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime) {
+			saved, savedAt = s.Size, time.Now()
+			if err := s.checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// fill reads until the buffer is full or the body ends: the network hands out small pieces, the disk wants large ones.
+func fill(body io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = body.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func (s *session) checkpoint(ctx context.Context) (err error) {
+	if s.HashState, err = saveHash(s.hash); err != nil {
+		return AsError(err)
+	}
+	return s.save(ctx)
+}
+
+// save writes the session's row. If the session has been cancelled, its bytes go and the error is BlobUploadUnknown.
+func (s *session) save(ctx context.Context) error {
+	if s.unsaved {
+		return nil
+	}
+	err := s.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.SaveUpload(s.Upload) })
+	if errors.Is(err, db.ErrNotFound) {
+		s.r.blobs.Discard(ctx, s.ID)
+	}
+	return unknown(err, BlobUploadUnknown, nil)
+}
+
+func saveHash(h hash.Hash) ([]byte, error) {
+	m, ok := h.(encoding.BinaryMarshaler)
+	if !ok {
+		return nil, fmt.Errorf("the state of %T cannot be saved", h)
+	}
+	return m.MarshalBinary()
+}
+
+func loadHash(alg digest.Algorithm, state []byte) (hash.Hash, error) {
+	if !alg.Available() {
+		return nil, fmt.Errorf("no hash %q", alg)
+	}
+	h := alg.Hash()
+	m, ok := h.(encoding.BinaryUnmarshaler)
+	if !ok {
+		return nil, fmt.Errorf("the state of %T cannot be loaded", h)
+	}
+	return h, m.UnmarshalBinary(state)
+}
