@@ -1,0 +1,400 @@
+package blobs
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// stagedDir holds uploads under way, in the same file system as what they become.
+const stagedDir = "uploads"
+
+// DirOptions changes what OpenDir accepts.
+type DirOptions struct {
+	AllowNetwork bool // a network file system, where a sync may not mean what it says
+}
+
+// Dir is a Store in a directory:
+//
+//	<root>/<algorithm>/<first 2 digits of the hash>/<hash>.<generation>
+//	<root>/uploads/<id>
+//
+// Files that have other names are nobody's business here: they are neither listed nor touched.
+type Dir struct {
+	root string
+	made madeDirs
+}
+
+var _ Store = (*Dir)(nil)
+
+// OpenDir returns the store in root and makes the directory if it is missing. It refuses a network file system unless
+// told otherwise.
+func OpenDir(ctx context.Context, root string, opt DirOptions) (*Dir, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{root: root, made: madeDirs{done: map[string]bool{}}}
+	if err := d.made.ensure(filepath.Join(root, stagedDir)); err != nil {
+		return nil, translate(err)
+	}
+	if opt.AllowNetwork {
+		return d, nil
+	}
+	if name, err := NetworkFS(root); err != nil || name != "" {
+		return nil, errors.Join(err, fmt.Errorf("%s is on a network file system (%s), which may lose what it says it has written: use a local disk, or allow it explicitly", root, name))
+	}
+	return d, nil
+}
+
+// isID says whether s is an upload id. Ids become file names, so nothing else may.
+func isID(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func (d *Dir) staged(id string) (string, error) {
+	if !isID(id) {
+		return "", fmt.Errorf("%.40q is not an upload id", id)
+	}
+	return filepath.Join(d.root, stagedDir, id), nil
+}
+
+func (d *Dir) committed(name Name) (string, error) {
+	if err := name.Digest.Validate(); err != nil {
+		return "", fmt.Errorf("digest %.80q: %w", name.Digest, err)
+	}
+	if alg := name.Digest.Algorithm(); alg != digest.SHA256 && alg != digest.SHA512 {
+		return "", fmt.Errorf("digest algorithm %.20q is not supported", alg)
+	}
+	if !isID(name.Generation) {
+		return "", fmt.Errorf("%.40q is not a generation", name.Generation)
+	}
+	hash := name.Digest.Encoded()
+	return filepath.Join(d.root, name.Digest.Algorithm().String(), hash[:2], hash+"."+name.Generation), nil
+}
+
+// Stage implements Store.
+func (d *Dir) Stage(ctx context.Context, id string, offset int64) (Stage, error) {
+	path, err := d.staged(id)
+	if err != nil {
+		return nil, err
+	}
+	flags := os.O_WRONLY
+	if offset == 0 {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return nil, translate(err)
+	}
+	if err := cutBack(f, offset); err != nil {
+		return nil, errors.Join(translate(err), f.Close())
+	}
+	return &dirStage{f: f, end: offset, written: offset}, nil
+}
+
+// cutBack makes the file end at offset and be written from there.
+func cutBack(f *os.File, offset int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < offset {
+		return fmt.Errorf("%w: %d bytes are staged, not %d", ErrNotFound, info.Size(), offset)
+	}
+	if info.Size() > offset {
+		if err := f.Truncate(offset); err != nil {
+			return err
+		}
+	}
+	_, err = f.Seek(offset, io.SeekStart)
+	return err
+}
+
+// writeBack is how much is written before the kernel is asked to begin writing it to the disk.
+const writeBack = 8 << 20
+
+// dirStage writes a staged file and has the disk follow closely, so that the sync at the end of a large layer finds
+// little left to do and the client is not kept waiting for it.
+type dirStage struct {
+	f            *os.File
+	end, written int64 // offsets: of the file, and up to where it is on its way to the disk
+}
+
+func (s *dirStage) Write(p []byte) (int, error) {
+	n, err := s.f.Write(p)
+	s.end += int64(n)
+	if s.end-s.written >= writeBack {
+		// The window before last must be on the disk before the next begins, which bounds what is dirty. This is not
+		// the durable write, so its errors are not looked at: the sync of Commit reports what the disk could not do.
+		startWriteBack(s.f, s.written, s.end-s.written, writeBack)
+		s.written = s.end
+	}
+	return n, translate(err)
+}
+
+func (s *dirStage) Close() error { return translate(s.f.Close()) }
+
+// Commit implements Store.
+func (d *Dir) Commit(ctx context.Context, id string, name Name) error {
+	from, err := d.staged(id)
+	if err != nil {
+		return err
+	}
+	to, err := d.committed(name)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return translate(d.publish(from, to))
+}
+
+// publish is the durable write, and the only one. Its system calls are
+//
+//	mkdir    <root>/<algorithm>, <root>/<algorithm>/<shard>    the first time only, each followed by the
+//	fsync    of its parent                                     so that the way to the file is on the disk
+//	open     <root>/uploads/<id>
+//	fsync                                                      the bytes are on the disk
+//	lstat    <shard>/<hash>.<generation>                       must not exist: rename would overwrite
+//	rename   uploads/<id> → <shard>/<hash>.<generation>
+//	fsync    <shard>                                           the name is on the disk
+//
+// and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
+// the pages it could not write, and a second sync would succeed without them. The file goes.
+func (d *Dir) publish(from, to string) error {
+	shard := filepath.Dir(to)
+	if err := d.made.ensure(shard); err != nil {
+		return err
+	}
+	if err := syncFile(from); err != nil {
+		os.Remove(from)
+		return err
+	}
+	if err := moveNew(from, to); err != nil {
+		return err
+	}
+	if err := syncDir(shard); err != nil {
+		os.Remove(to)
+		return err
+	}
+	return nil
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the
+// rename guards against a broken source of randomness.
+func moveNew(from, to string) error {
+	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, fmt.Errorf("%s: %w", to, fs.ErrExist))
+	}
+	return os.Rename(from, to)
+}
+
+// Discard implements Store.
+func (d *Dir) Discard(ctx context.Context, id string) error {
+	path, err := d.staged(id)
+	if err != nil {
+		return err
+	}
+	return remove(path)
+}
+
+// Open implements Store. The File is an *os.File.
+func (d *Dir) Open(ctx context.Context, name Name) (File, error) {
+	path, err := d.committed(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, translate(err)
+	}
+	return f, nil
+}
+
+// Remove implements Store.
+func (d *Dir) Remove(ctx context.Context, name Name) error {
+	path, err := d.committed(name)
+	if err != nil {
+		return err
+	}
+	return remove(path)
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return translate(err)
+	}
+	return nil
+}
+
+// Names implements Store.
+func (d *Dir) Names(ctx context.Context, fn func(Name, Info) error) error {
+	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		top := filepath.Join(d.root, alg.String())
+		err := each(ctx, top, func(shard fs.DirEntry) error {
+			return each(ctx, filepath.Join(top, shard.Name()), func(e fs.DirEntry) error {
+				hash, generation, _ := strings.Cut(e.Name(), ".")
+				name := Name{Digest: digest.NewDigestFromEncoded(alg, hash), Generation: generation}
+				if name.Digest.Validate() != nil || !isID(generation) || shard.Name() != hash[:2] {
+					return nil
+				}
+				return withInfo(e, func(info Info) error { return fn(name, info) })
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Staged implements Store.
+func (d *Dir) Staged(ctx context.Context, fn func(id string, info Info) error) error {
+	return each(ctx, filepath.Join(d.root, stagedDir), func(e fs.DirEntry) error {
+		if !isID(e.Name()) {
+			return nil
+		}
+		return withInfo(e, func(info Info) error { return fn(e.Name(), info) })
+	})
+}
+
+// each calls fn for the entries of a directory, reading them a batch at a time: there may be millions. A directory that
+// is missing has none.
+func each(ctx context.Context, path string, fn func(fs.DirEntry) error) error {
+	const batch = 512
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return translate(err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.IsDir() {
+		return err
+	}
+	for {
+		entries, err := f.ReadDir(batch)
+		for _, e := range entries {
+			if err := errors.Join(ctx.Err(), fn(e)); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return translate(err)
+		}
+	}
+}
+
+// withInfo calls fn unless the file is gone since its directory was read.
+func withInfo(e fs.DirEntry, fn func(Info) error) error {
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+		return nil
+	}
+	if err != nil {
+		return translate(err)
+	}
+	return fn(Info{Size: info.Size(), Modified: info.ModTime()})
+}
+
+// Check implements Store.
+func (d *Dir) Check(ctx context.Context) error {
+	f, err := os.CreateTemp(filepath.Join(d.root, stagedDir), "check-")
+	if err != nil {
+		return translate(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	want := rand.Text()
+	if _, err := f.WriteString(want); err != nil {
+		return translate(err)
+	}
+	if err := f.Sync(); err != nil {
+		return translate(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || string(got) != want {
+		return fmt.Errorf("the store does not return what was written: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	return nil
+}
+
+// madeDirs remembers which directories are there and durable, so that a commit does not ask every time.
+type madeDirs struct {
+	sync.Mutex
+	done map[string]bool
+}
+
+// ensure makes a directory with its parents. On return nil its entry, and that of every parent it made, has reached the
+// disk. A directory that was there before this process is synced once: its maker may have died in between.
+func (m *madeDirs) ensure(path string) error {
+	m.Lock()
+	defer m.Unlock()
+	return m.ensureLocked(path)
+}
+
+func (m *madeDirs) ensureLocked(path string) error {
+	if m.done[path] {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && parent != path {
+		if err := m.ensureLocked(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(path, 0o700)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		var info fs.FileInfo
+		if info, err = os.Stat(path); err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is not a directory", path)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := syncDir(parent); err != nil {
+		return err
+	}
+	m.done[path] = true
+	return nil
+}
+
+// translate puts one of this package's words before what the system said.
+func translate(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%w: %w", ErrExists, err)
+	case isFull(err):
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
