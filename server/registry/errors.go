@@ -38,6 +38,7 @@ var (
 	TagInvalid        = &Code{"TAG_INVALID", 400, "invalid tag"}
 	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
+	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
 	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
 )

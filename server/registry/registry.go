@@ -52,12 +52,12 @@ type Config struct {
 	Log           *slog.Logger  // nil: discarded
 	Sparse        Sparse        // SparseNone
 	UploadTimeout time.Duration // an upload that has not moved for so long expires; 24 h
-	MaxUploads    int           // open upload sessions of one repository; 1000
+	MaxUploads    int           // open upload sessions of one repository; 10,000
 }
 
 const (
 	defaultUploadTimeout = 24 * time.Hour
-	defaultMaxUploads    = 1000
+	defaultMaxUploads    = 10_000
 )
 
 // Registry is safe for concurrent use, and several processes may have one each over the same database and store.

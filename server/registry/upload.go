@@ -434,8 +434,7 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 		if readErr != nil {
 			return &Error{Code: BlobUploadInvalid, Detail: "the body broke off", Err: readErr}
 		}
-		// An announced chunk counts whole or not at all, so nothing of it is saved on the way.
-		if c.Length < 0 && (s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime) {
+		if s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime {
 			saved, savedAt = s.Size, time.Now()
 			if err := s.checkpoint(ctx); err != nil {
 				return err

@@ -1,0 +1,57 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// getBase says that this is a registry ("Determining Support", end-1).
+func (s *Server) getBase(w http.ResponseWriter, r *http.Request, _ target) error {
+	writeBody(w, r, http.StatusOK, "application/json", []byte("{}"))
+	return nil
+}
+
+// blobHeader describes a blob. Its type is inert whatever it contains, and it never changes.
+func blobHeader(h http.Header, t target) {
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Docker-Content-Digest", t.digest.String())
+	h.Set("Etag", `"`+t.digest.String()+`"`)
+	h.Set("Cache-Control", "max-age=31536000")
+}
+
+// getBlob answers with a blob or ranges of it ("Pulling blobs", end-2).
+func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, t target) error {
+	b, err := s.registry.Blob(r.Context(), t.repo, t.digest)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	limitRanges(r)
+	blobHeader(w.Header(), t)
+	// The file itself is handed on, so that the kernel copies it to the connection.
+	http.ServeContent(w, r, "", time.Time{}, b.File)
+	return nil
+}
+
+// headBlob says that a blob is there ("Checking if content exists in the registry", end-2).
+func (s *Server) headBlob(w http.ResponseWriter, r *http.Request, t target) error {
+	size, err := s.registry.StatBlob(r.Context(), t.repo, t.digest)
+	if err != nil {
+		return err
+	}
+	blobHeader(w.Header(), t)
+	w.Header().Set("Accept-Ranges", "bytes")
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// deleteBlob takes a blob from its repository ("Deleting Blobs", end-10).
+func (s *Server) deleteBlob(w http.ResponseWriter, r *http.Request, t target) error {
+	if err := s.registry.DeleteBlob(r.Context(), t.repo, t.digest); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

@@ -1,0 +1,56 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"registry/server/registry"
+)
+
+// retryAfter is how long a client that asked too much is told to wait, in seconds.
+const retryAfter = 5
+
+// statusClientGone is logged for a request whose client did not wait for the answer. Nobody receives it.
+const statusClientGone = 499
+
+// writeError answers with an error of the specification's form ("Error Codes"). What caused it goes to the log only.
+func (s *Server) writeError(w *recorder, r *http.Request, err error) {
+	if isClientGone(r, err) {
+		w.status = statusClientGone
+		return
+	}
+	e := registry.AsError(err)
+	if e.Code.Status >= 500 {
+		s.log.Error("request failed", "id", w.id, "method", r.Method, "repository", w.target.repo, "err", err)
+	} else if e.Err != nil {
+		s.log.Debug("request refused", "id", w.id, "method", r.Method, "repository", w.target.repo, "err", err)
+	}
+	if w.status != 0 {
+		// The answer has begun: all that is left is to break the connection, so that nobody takes it for complete.
+		panic(http.ErrAbortHandler)
+	}
+	if e.Code.Status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	type entry struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Detail  any    `json:"detail,omitempty"`
+	}
+	body, err := json.Marshal(map[string][]entry{"errors": {{e.Code.Name, e.Code.Message, e.Detail}}})
+	if err != nil {
+		s.log.Error("error detail cannot be written", "id", w.id, "err", err)
+	}
+	writeBody(w, r, e.Code.Status, "application/json", body)
+}
+
+// writeBody answers with a body of known length, which HEAD leaves out.
+func writeBody(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		w.Write(body)
+	}
+}

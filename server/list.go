@@ -1,0 +1,120 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"registry/server/registry"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// maxPage is the default and the most of a page of names.
+	maxPage = 10_000
+	// maxReferrers is the same for referrers. Some clients read only the first page, so it is not small.
+	maxReferrers = 1000
+)
+
+// readPage reads n and last. n=0 asks for nothing; more than limit is clamped, however much it is.
+func readPage(q url.Values, limit int) (registry.Page, error) {
+	p := registry.Page{Last: q.Get("last"), Limit: limit}
+	text := q.Get("n")
+	if text == "" {
+		return p, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || n < 0 {
+		return p, registry.PaginationInvalid.With("n is not a number of entries")
+	}
+	p.Limit = int(min(n, int64(limit)))
+	return p, nil
+}
+
+// linkNext points at the page after last (RFC 8288). The address is a path: only the client knows the host.
+func linkNext(h http.Header, r *http.Request, p registry.Page, last string) {
+	q := url.Values{"n": {strconv.Itoa(p.Limit)}, "last": {last}}
+	if filter := r.URL.Query().Get("artifactType"); filter != "" {
+		q.Set("artifactType", filter)
+	}
+	h.Set("Link", "<"+r.URL.EscapedPath()+"?"+q.Encode()+`>; rel="next"`)
+}
+
+func writeJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	writeBody(w, r, http.StatusOK, "application/json", body)
+	return nil
+}
+
+// names makes an empty list an empty JSON array.
+func names(list []string) []string { return append([]string{}, list...) }
+
+// getTags lists tags ("Listing Tags", end-8a and end-8b).
+func (s *Server) getTags(w http.ResponseWriter, r *http.Request, t target) error {
+	p, err := readPage(r.URL.Query(), maxPage)
+	if err != nil {
+		return err
+	}
+	tags, more, err := s.registry.Tags(r.Context(), t.repo, p)
+	if err != nil {
+		return err
+	}
+	if more {
+		linkNext(w.Header(), r, p, tags[len(tags)-1])
+	}
+	return writeJSON(w, r, struct {
+		Name registry.RepoName `json:"name"`
+		Tags []string          `json:"tags"`
+	}{t.repo, names(tags)})
+}
+
+// getCatalog lists repositories, as distribution does.
+func (s *Server) getCatalog(w http.ResponseWriter, r *http.Request, _ target) error {
+	p, err := readPage(r.URL.Query(), maxPage)
+	if err != nil {
+		return err
+	}
+	repositories, more, err := s.registry.Repositories(r.Context(), p)
+	if err != nil {
+		return err
+	}
+	if more {
+		linkNext(w.Header(), r, p, repositories[len(repositories)-1])
+	}
+	return writeJSON(w, r, map[string][]string{"repositories": names(repositories)})
+}
+
+// getReferrers lists what has a subject, as an index ("Listing Referrers", end-12a and end-12b).
+func (s *Server) getReferrers(w http.ResponseWriter, r *http.Request, t target) error {
+	q := r.URL.Query()
+	p, err := readPage(q, maxReferrers)
+	if err != nil {
+		return err
+	}
+	filter := q.Get("artifactType")
+	page, err := s.registry.Referrers(r.Context(), t.repo, t.digest, filter, p)
+	if err != nil {
+		return err
+	}
+	if filter != "" {
+		w.Header().Set("Oci-Filters-Applied", "artifactType")
+	}
+	if page.More {
+		linkNext(w.Header(), r, p, page.Last)
+	}
+	body := []byte(`{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[`)
+	for i, d := range page.Descriptors {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, d...)
+	}
+	writeBody(w, r, http.StatusOK, v1.MediaTypeImageIndex, append(body, "]}"...))
+	return nil
+}

@@ -1,0 +1,153 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"registry/server/registry"
+)
+
+// manifestHeader describes a manifest with the media type it was pushed with, whatever the client accepts: its digest
+// is of these bytes and no others.
+func manifestHeader(h http.Header, m registry.Manifest) {
+	h.Set("Content-Type", m.MediaType)
+	h.Set("Content-Length", strconv.FormatInt(m.Size, 10))
+	h.Set("Docker-Content-Digest", m.Digest.String())
+	h.Set("Etag", `"`+m.Digest.String()+`"`)
+}
+
+// isCached says whether the client has the manifest already (RFC 9110 section 13.1.2).
+func isCached(r *http.Request, m registry.Manifest) bool {
+	for _, tag := range strings.Split(r.Header.Get("If-None-Match"), ",") {
+		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+		if tag == "*" || strings.Trim(tag, `"`) == m.Digest.String() {
+			return true
+		}
+	}
+	return false
+}
+
+func writeNotModified(w http.ResponseWriter, m registry.Manifest) {
+	w.Header().Set("Docker-Content-Digest", m.Digest.String())
+	w.Header().Set("Etag", `"`+m.Digest.String()+`"`)
+	w.WriteHeader(http.StatusNotModified)
+}
+
+// getManifest answers with a manifest, byte for byte as it was pushed ("Pulling manifests", end-3).
+func (s *Server) getManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	m, err := s.registry.Manifest(r.Context(), t.repo, t.reference)
+	if err != nil {
+		return err
+	}
+	if isCached(r, m) {
+		writeNotModified(w, m)
+		return nil
+	}
+	manifestHeader(w.Header(), m)
+	w.WriteHeader(http.StatusOK)
+	w.Write(m.Content)
+	return nil
+}
+
+// headManifest is getManifest without the content, for clients that poll a tag.
+func (s *Server) headManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	m, err := s.registry.StatManifest(r.Context(), t.repo, t.reference)
+	if err != nil {
+		return err
+	}
+	if isCached(r, m) {
+		writeNotModified(w, m)
+		return nil
+	}
+	manifestHeader(w.Header(), m)
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// maxTags is how many tags one push may set. The specification asks for ten at least.
+const maxTags = 100
+
+// putManifest stores a manifest under a tag, or under its digest and the tags of ?tag= ("Pushing manifests", end-7a and
+// end-7b).
+func (s *Server) putManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	tags, err := extraTags(r, t)
+	if err != nil {
+		return err
+	}
+	content, err := readLimited(r, s.cfg.MaxManifest)
+	if err != nil {
+		return err
+	}
+	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	res, err := s.registry.PutManifest(r.Context(), t.repo, registry.Put{
+		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content,
+	})
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Location", target{endpoint: endpointManifest, repo: t.repo, reference: registry.Reference{Digest: res.Digest}}.path())
+	h.Set("Docker-Content-Digest", res.Digest.String())
+	if res.Subject != "" {
+		h.Set("Oci-Subject", res.Subject.String())
+	}
+	for _, tag := range tags {
+		h.Add("Oci-Tag", string(tag))
+	}
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// extraTags reads ?tag=, which goes with a push by digest only.
+func extraTags(r *http.Request, t target) (tags []registry.Tag, err error) {
+	texts := r.URL.Query()["tag"]
+	if len(texts) > 0 && t.reference.Digest == "" {
+		return nil, registry.TagInvalid.With("?tag= goes with a push by digest")
+	}
+	if len(texts) > maxTags {
+		return nil, registry.TagInvalid.With("more than " + strconv.Itoa(maxTags) + " tags")
+	}
+	for _, text := range texts {
+		tag, err := registry.ParseTag(text)
+		if err != nil {
+			return nil, err
+		}
+		tags = append(tags, tag)
+	}
+	return tags, nil
+}
+
+// readLimited reads a body of at most limit bytes. ManifestTooLarge if there is more, without reading all of it.
+func readLimited(r *http.Request, limit int64) ([]byte, error) {
+	tooLarge := registry.ManifestTooLarge.With("the limit is " + strconv.FormatInt(limit, 10) + " bytes")
+	if r.ContentLength > limit {
+		return nil, tooLarge
+	}
+	content, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return nil, &registry.Error{Code: registry.ManifestInvalid, Detail: "the body broke off", Err: err}
+	}
+	if int64(len(content)) > limit {
+		return nil, tooLarge
+	}
+	return content, nil
+}
+
+// deleteManifest removes a tag, or a manifest with all of its tags ("Deleting tags", "Deleting Manifests", end-9).
+func (s *Server) deleteManifest(w http.ResponseWriter, r *http.Request, t target) error {
+	err := errors.New("no reference")
+	if t.reference.Digest != "" {
+		err = s.registry.DeleteManifest(r.Context(), t.repo, t.reference.Digest)
+	} else if t.reference.Tag != "" {
+		err = s.registry.DeleteTag(r.Context(), t.repo, t.reference.Tag)
+	}
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

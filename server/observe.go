@@ -1,0 +1,197 @@
+package server
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+)
+
+// recorder is the ResponseWriter of the API. It remembers what is worth logging, and has a deadline for every part of
+// the answer instead of one for the whole.
+type recorder struct {
+	http.ResponseWriter
+	control  *http.ResponseController
+	idle     time.Duration
+	deadline time.Time // of the connection, as last set for writing
+	id       string
+	target   target
+	route    *route // nil if no route was found
+	status   int    // 0 until the header is written
+	bytes    int64  // of the body, out
+}
+
+// sendPart is how much of a file the kernel is asked to send under one deadline: a client that takes at least this much
+// in the idle time is never cut off, however large the blob.
+const sendPart = 1 << 20
+
+// extend moves the deadline for writing when enough of it has passed for the system call to be worth it.
+func (w *recorder) extend() {
+	now := time.Now()
+	if w.deadline.Sub(now) > w.idle*3/4 {
+		return
+	}
+	w.deadline = now.Add(w.idle)
+	w.control.SetWriteDeadline(w.deadline) // a test's ResponseWriter has none, and no client to wait for
+}
+
+func (w *recorder) WriteHeader(status int) {
+	w.extend()
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.extend()
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps sendfile reachable: io.Copy to a ResponseWriter that hides its ReadFrom copies through memory, which
+// costs more than half of the speed.
+func (w *recorder) ReadFrom(src io.Reader) (total int64, err error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	limited, ok := src.(*io.LimitedReader)
+	to, can := w.ResponseWriter.(io.ReaderFrom)
+	if !ok || !can {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	for limited.N > 0 {
+		w.extend()
+		part := &io.LimitedReader{R: limited.R, N: min(limited.N, sendPart)}
+		size := part.N
+		n, err := to.ReadFrom(part)
+		limited.N -= n
+		w.bytes += n
+		total += n
+		if err != nil || n < size {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// idleBody ends a body that stays without a byte for the idle time. There is no limit on the whole: a layer may take
+// hours.
+type idleBody struct {
+	io.ReadCloser
+	control  *http.ResponseController
+	idle     time.Duration
+	deadline time.Time
+	bytes    int64
+}
+
+func (b *idleBody) Read(p []byte) (int, error) {
+	if now := time.Now(); b.deadline.Sub(now) < b.idle*3/4 {
+		b.deadline = now.Add(b.idle)
+		b.control.SetReadDeadline(b.deadline)
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.bytes += int64(n)
+	if err != nil {
+		// The handler may take longer than the idle time with what it has read, and the server reads on meanwhile to
+		// notice a client that goes away.
+		b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// observe gives requests an id, deadlines, a line in the log and their share of the metrics, and turns a panic of a
+// handler into an answer.
+func (s *Server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID()}
+		w.Header().Set("X-Request-Id", w.id)
+		body := &idleBody{ReadCloser: r.Body, control: w.control, idle: w.idle}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = body
+		}
+		s.metrics.begin()
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				s.log.Error("panic", "id", w.id, "panic", p, "stack", string(debug.Stack()))
+				if w.status == 0 {
+					s.writeError(w, r, errPanic)
+					p = nil
+				}
+			}
+			took := time.Since(start)
+			s.metrics.end(w, r, body.bytes, took)
+			s.logRequest(w, r, body.bytes, took)
+			if p != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+type panicError struct{}
+
+func (panicError) Error() string { return "panic" }
+
+var errPanic = panicError{}
+
+func newRequestID() string {
+	var id [8]byte
+	rand.Read(id[:])
+	return hex.EncodeToString(id[:])
+}
+
+// logRequest writes the one line of a request. Everything the client chose is either checked (the repository) or from a
+// list (the route); headers, queries and credentials do not get here.
+func (s *Server) logRequest(w *recorder, r *http.Request, received int64, took time.Duration) {
+	level := slog.LevelInfo
+	if w.status >= 500 {
+		level = slog.LevelError
+	}
+	if !s.log.Enabled(r.Context(), level) {
+		return
+	}
+	address, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		address = r.RemoteAddr
+	}
+	s.log.LogAttrs(r.Context(), level, "request",
+		slog.String("id", w.id), slog.String("method", methodLabel(r.Method)), slog.String("route", w.label()),
+		slog.String("repository", string(w.target.repo)), slog.String("reference", w.target.reference.String()),
+		slog.Int("status", w.status), slog.Int64("bytes", w.bytes), slog.Int64("received", received),
+		slog.Duration("duration", took), slog.String("user", ""), slog.String("address", address))
+}
+
+// label names the route in logs and metrics, with a bounded number of values.
+func (w *recorder) label() string {
+	if w.route == nil {
+		return "none"
+	}
+	return w.route.label
+}
+
+// methodLabel bounds the methods that logs and metrics see: a client may send any word.
+func methodLabel(method string) string {
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+		return method
+	}
+	return "other"
+}
+
+func statusLabel(status int) string { return strconv.Itoa(status) }

@@ -1,0 +1,189 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	headerTimeout = 10 * time.Second // for a request's header to come in
+	keepAlive     = 2 * time.Minute  // for the next request on a connection
+	maxHeader     = 64 << 10         // bytes
+)
+
+func (s *Server) prepareHTTP() error {
+	s.http = &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAlive, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if (s.cfg.TLSCert == "") != (s.cfg.TLSKey == "") {
+		return errors.New("TLS needs both a certificate and a key")
+	}
+	if s.cfg.TLSCert == "" {
+		return nil
+	}
+	c := &certificate{certFile: s.cfg.TLSCert, keyFile: s.cfg.TLSKey, log: s.log}
+	if err := c.load(); err != nil {
+		return err
+	}
+	s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}
+	return nil
+}
+
+// Serve answers requests on ln, which it closes, until ctx ends. Then it is no longer ready, lets the requests under way
+// finish within the drain time, waits for its background work and returns nil. Any other end is an error.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	background.Go(func() { s.registry.Maintain(work) })
+	if err := s.serveDebug(work, &background); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	failed := make(chan error, 1)
+	background.Go(func() {
+		if s.http.TLSConfig != nil {
+			failed <- s.http.ServeTLS(ln, "", "")
+		} else {
+			failed <- s.http.Serve(ln)
+		}
+	})
+	if s.cfg.OnReady != nil {
+		s.cfg.OnReady()
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return s.drain()
+	}
+}
+
+// drain ends the server in order. The requests that do not finish in time are cut off; what they had not been answered
+// was not promised.
+func (s *Server) drain() error {
+	s.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.http.Shutdown(ctx) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			s.log.Warn("requests cut off", "after", s.cfg.DrainTimeout)
+			return s.http.Close()
+		}
+		return nil
+	case <-s.closing:
+		cancel()
+		<-done
+		return s.http.Close()
+	}
+}
+
+// Close cuts every connection off at once, whether the server drains or not.
+func (s *Server) Close() error {
+	if s.closed.CompareAndSwap(false, true) {
+		close(s.closing)
+	}
+	return s.http.Close()
+}
+
+// serveDebug serves the profiles of net/http/pprof on their own address: they tell too much for the public one.
+func (s *Server) serveDebug(ctx context.Context, background *sync.WaitGroup) error {
+	if s.cfg.DebugAddr == "" {
+		return nil
+	}
+	ln, err := net.Listen("tcp", s.cfg.DebugAddr)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	debug := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	background.Go(func() {
+		if err := debug.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("debug server failed", "err", err)
+		}
+	})
+	background.Go(func() { <-ctx.Done(); debug.Close() })
+	s.log.Info("profiles are served", "address", ln.Addr().String())
+	return nil
+}
+
+// certificate is a pair of files that somebody else renews.
+type certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+
+	mu      sync.Mutex
+	pair    *tls.Certificate
+	stamp   string
+	checked time.Time
+}
+
+const certificateCheck = time.Second
+
+// get returns the pair of the files as they are now, looking at most once a second. If they do not fit, as between the
+// writing of one and the other, the old pair stays in use.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.checked) >= certificateCheck {
+		c.checked = time.Now()
+		if stamp, err := c.stampOfFiles(); err != nil {
+			c.log.Error("TLS certificate cannot be read, the old one stays in use", "err", err)
+		} else if stamp != c.stamp {
+			if err := c.loadLocked(stamp); err != nil {
+				c.log.Error("TLS certificate is not usable, the old one stays in use", "err", err)
+			} else {
+				c.log.Info("TLS certificate reloaded")
+			}
+		}
+	}
+	return c.pair, nil
+}
+
+func (c *certificate) load() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stamp, err := c.stampOfFiles()
+	if err != nil {
+		return err
+	}
+	return c.loadLocked(stamp)
+}
+
+func (c *certificate) loadLocked(stamp string) error {
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return err
+	}
+	c.pair, c.stamp = &pair, stamp
+	return nil
+}
+
+func (c *certificate) stampOfFiles() (stamp string, err error) {
+	for _, name := range []string{c.certFile, c.keyFile} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return "", err
+		}
+		stamp += fmt.Sprintf("%d %d ", info.ModTime().UnixNano(), info.Size())
+	}
+	return stamp, nil
+}

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+
+	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// postUpload begins a push: it takes the blob at once with ?digest= ("Single POST", end-4b), mounts it from another
+// repository with ?mount= (end-11), or else opens a session (end-4a).
+func (s *Server) postUpload(w http.ResponseWriter, r *http.Request, t target) error {
+	q := r.URL.Query()
+	if q.Has("digest") {
+		return s.postBlob(w, r, t, q.Get("digest"))
+	}
+	alg, err := registry.ParseAlgorithm(q.Get("digest-algorithm"))
+	if err != nil {
+		return err
+	}
+	if q.Has("mount") {
+		d, mounted, err := s.mount(r, t, q.Get("mount"), q.Get("from"))
+		if err != nil {
+			return err
+		}
+		if mounted {
+			writeCreated(w, t, d)
+			return nil
+		}
+		alg = d.Algorithm() // of the blob that the client will upload instead
+	}
+	u, err := s.registry.StartUpload(r.Context(), t.repo, alg)
+	if err != nil {
+		return err
+	}
+	writeUpload(w, t, u, http.StatusAccepted)
+	return nil
+}
+
+func (s *Server) postBlob(w http.ResponseWriter, r *http.Request, t target, text string) error {
+	d, err := registry.ParseDigest(text)
+	if err != nil {
+		return err
+	}
+	c, err := readChunk(r)
+	if err != nil {
+		return err
+	}
+	if err := s.registry.PutBlob(r.Context(), t.repo, d, c); err != nil {
+		return err
+	}
+	writeCreated(w, t, d)
+	return nil
+}
+
+func (s *Server) mount(r *http.Request, t target, text, from string) (d digest.Digest, mounted bool, err error) {
+	if d, err = registry.ParseDigest(text); err != nil {
+		return "", false, err
+	}
+	var source registry.RepoName
+	if from != "" {
+		if source, err = registry.ParseRepoName(from); err != nil {
+			return "", false, err
+		}
+	}
+	mounted, err = s.registry.MountBlob(r.Context(), t.repo, d, source)
+	return d, mounted, err
+}
+
+// getUpload says how far a session has come (end-13).
+func (s *Server) getUpload(w http.ResponseWriter, r *http.Request, t target) error {
+	u, err := s.registry.UploadStatus(r.Context(), t.repo, t.upload)
+	if err != nil {
+		return err
+	}
+	writeUpload(w, t, u, http.StatusNoContent)
+	return nil
+}
+
+// patchUpload adds a chunk ("Pushing a blob in chunks", end-5).
+func (s *Server) patchUpload(w http.ResponseWriter, r *http.Request, t target) error {
+	c, err := readChunk(r)
+	if err != nil {
+		return err
+	}
+	u, err := s.registry.AppendUpload(r.Context(), t.repo, t.upload, c)
+	if err != nil {
+		return withProgress(w, t, u, err)
+	}
+	writeUpload(w, t, u, http.StatusAccepted)
+	return nil
+}
+
+// putUpload ends a session, with or without a last chunk (end-6).
+func (s *Server) putUpload(w http.ResponseWriter, r *http.Request, t target) error {
+	d, err := registry.ParseDigest(r.URL.Query().Get("digest"))
+	if err != nil {
+		return err
+	}
+	c, err := readChunk(r)
+	if err != nil {
+		return err
+	}
+	u, err := s.registry.FinishUpload(r.Context(), t.repo, t.upload, d, c)
+	if err != nil {
+		return withProgress(w, t, u, err)
+	}
+	h := w.Header()
+	h.Set("Range", byteRange(u.Offset))
+	writeCreated(w, t, d)
+	return nil
+}
+
+// deleteUpload cancels a session (end-14).
+func (s *Server) deleteUpload(w http.ResponseWriter, r *http.Request, t target) error {
+	if err := s.registry.CancelUpload(r.Context(), t.repo, t.upload); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// withProgress tells a client whose chunk was out of order where to go on.
+func withProgress(w http.ResponseWriter, t target, u registry.Upload, err error) error {
+	if registry.RangeInvalid.Is(err) && u.ID != "" {
+		progressHeader(w.Header(), t, u)
+	}
+	return err
+}
+
+func progressHeader(h http.Header, t target, u registry.Upload) {
+	h.Set("Location", target{endpoint: endpointUpload, repo: t.repo, upload: u.ID}.path())
+	h.Set("Range", byteRange(u.Offset))
+	h.Set("Docker-Upload-Uuid", u.ID)
+}
+
+func writeUpload(w http.ResponseWriter, t target, u registry.Upload, status int) {
+	progressHeader(w.Header(), t, u)
+	w.Header().Set("Content-Length", "0")
+	if status == http.StatusNoContent {
+		w.Header().Del("Content-Length")
+	}
+	w.WriteHeader(status)
+}
+
+// byteRange is the range of the first n bytes. There is no form for none; clients take this one as such.
+func byteRange(n int64) string {
+	return fmt.Sprintf("0-%d", max(n-1, 0))
+}
+
+// writeCreated answers that a blob is stored. Location has no host: behind a proxy only the client knows it.
+func writeCreated(w http.ResponseWriter, t target, d digest.Digest) {
+	h := w.Header()
+	h.Set("Location", target{endpoint: endpointBlob, repo: t.repo, digest: d}.path())
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusCreated)
+}
