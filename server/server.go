@@ -135,11 +135,20 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 		w.Header().Set("Allow", allowed(t.endpoint))
 		return registry.Unsupported.With("the endpoint does not have this method")
 	case err != nil:
-		return err
+		return refuse(r.Method, t, err)
 	case s.cfg.ReadOnly && route.access.writes():
 		return registry.Unsupported.With("the registry is read-only")
 	}
 	return route.handler(s, w, r, t)
+}
+
+// refuse returns the error for a path that has an endpoint but is not valid. What can be no reference is the reference of
+// no manifest, so asking for it finds nothing; only pushing to it is wrong.
+func refuse(method string, t target, err error) error {
+	if t.endpoint == endpointManifest && method != http.MethodPut && !registry.NameInvalid.Is(err) {
+		return registry.ManifestUnknown.With(nil)
+	}
+	return err
 }
 
 // isClientGone says whether the client ended the request before the answer.
