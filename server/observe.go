@@ -95,6 +95,7 @@ type idleBody struct {
 	idle     time.Duration
 	deadline time.Time
 	bytes    int64
+	ended    bool // the body has been read to its end
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
@@ -104,12 +105,21 @@ func (b *idleBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.bytes += int64(n)
-	if err != nil {
+	if err == io.EOF {
 		// The handler may take longer than the idle time with what it has read, and the server reads on meanwhile to
 		// notice a client that goes away.
+		b.ended = true
 		b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// leave bounds what the server does with the rest of a body that the handler did not want: it reads a little of it, to
+// keep the connection, and must not wait for a client that sends nothing.
+func (b *idleBody) leave() {
+	if !b.ended && b.deadline.IsZero() {
+		b.control.SetReadDeadline(time.Now().Add(b.idle))
+	}
 }
 
 // observe gives requests an id, deadlines, a line in the log and their share of the metrics, and turns a panic of a
@@ -122,6 +132,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 		body := &idleBody{ReadCloser: r.Body, control: w.control, idle: w.idle}
 		if r.Body != nil && r.Body != http.NoBody {
 			r.Body = body
+			defer body.leave()
 		}
 		s.metrics.begin()
 		defer func() {
