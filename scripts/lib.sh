@@ -25,6 +25,7 @@ start_registry() {
 	mkdir -p "$dir"
 	"$binary" serve --db "$dir/reg.db" --addr "127.0.0.1:$port" "$@" >>"$dir/registry.log" 2>&1 &
 	registry_pid=$!
+	disown "$registry_pid" # no word from bash when it is killed
 	if ! wait_for 20 registry_answers "$port" || process_gone "$registry_pid"; then
 		tail -n 20 "$dir/registry.log" >&2
 		return 1
