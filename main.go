@@ -1,0 +1,102 @@
+// Command registry is an OCI container registry: one binary, one SQLite file, one directory of blobs.
+//
+// This file joins the parts and does nothing else: the commands are in server/command, the server in server, the
+// registry itself in server/registry, and what it keeps in db and blobs.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"registry/blobs"
+	"registry/db"
+	"registry/server/command"
+	"registry/server/registry"
+)
+
+// schema is embedded here because go:embed cannot reach a parent folder, and schema.sql belongs where a newcomer looks.
+//
+//go:embed schema.sql
+var schema string
+
+// version is set by the linker for a release: -ldflags "-X main.version=1.2.3".
+var version string
+
+func main() {
+	err := run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "registry:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	os.Exit(command.ExitCode(err))
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	p := command.Program{Version: version, Open: open, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	return p.Run(ctx, args)
+}
+
+// interruptible returns a context that the first SIGINT or SIGTERM ends. The second one ends the process: whatever
+// hangs then, nothing that was acknowledged is lost.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(command.ExitFailed)
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel()
+	}
+}
+
+// open opens what the registry keeps, and the registry on top of it. The caller closes the Closer when nothing uses
+// the registry any more.
+func open(ctx context.Context, at command.Location, cfg registry.Config) (*registry.Registry, io.Closer, error) {
+	if err := refuseNetwork(at); err != nil {
+		return nil, nil, err
+	}
+	database, err := db.Open(ctx, db.Options{Path: at.DB, Schema: schema, Log: cfg.Log})
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := blobs.OpenDir(ctx, at.Blobs, blobs.DirOptions{AllowNetwork: at.AllowNetwork})
+	if err != nil {
+		return nil, nil, errors.Join(err, database.Close())
+	}
+	cfg.DB, cfg.Blobs = database, dir
+	reg := registry.New(cfg)
+	if err := reg.CheckPair(ctx); err != nil {
+		return nil, nil, errors.Join(err, database.Close())
+	}
+	return reg, database, nil
+}
+
+// refuseNetwork refuses a database on a network file system before SQLite relies on locks and flushes that are not
+// what they seem there. The blob store does the same for its directory.
+func refuseNetwork(at command.Location) error {
+	if at.AllowNetwork {
+		return nil
+	}
+	name, err := blobs.NetworkFS(filepath.Dir(at.DB))
+	if err == nil && name != "" {
+		err = fmt.Errorf("on a network file system (%s); --allow-network-fs if you must", name)
+	}
+	if err != nil {
+		return fmt.Errorf("database %s: %w", at.DB, err)
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+// Package command is the registry's command line. Flags and variables become structs here, and a command becomes a few
+// calls of package registry, the same ones the HTTP handlers make. It knows neither the database nor the blob store:
+// main hands it a function that opens them.
+//
+// Begin reading with Program.commands, the list of commands. settings.go says where a value comes from.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"registry/server/registry"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Exit codes. Findings is for commands that look for trouble and found some.
+const (
+	ExitOK       = 0
+	ExitFailed   = 1
+	ExitUsage    = 2
+	ExitFindings = 3
+)
+
+// Location says where the registry keeps what it has.
+type Location struct {
+	DB           string // path of the SQLite file
+	Blobs        string // directory
+	AllowNetwork bool   // accept a network file system
+}
+
+// Program is what main gives the commands.
+type Program struct {
+	Version string // "" for what the Go toolchain recorded
+	// Open opens the stores, made if they are missing, and the registry on them. cfg is complete but for the stores.
+	Open           func(ctx context.Context, at Location, cfg registry.Config) (*registry.Registry, io.Closer, error)
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+
+	environment map[string]string // the variables of flags
+}
+
+// Run carries out the command that args name, args[0] being the program itself. It prints no error; ExitCode says what
+// the process should end with.
+func (p *Program) Run(ctx context.Context, args []string) error {
+	app := p.app()
+	p.environment = map[string]string{}
+	if err := takeVariables(app.Commands, p.environment); err != nil {
+		return err
+	}
+	err := app.RunContext(ctx, flagsFirst(app, args))
+	if coder := cli.ExitCoder(nil); errors.As(err, &coder) {
+		return usageError{err} // the library's own: help asked for something that does not exist
+	}
+	return err
+}
+
+// ExitCode is the code that a process ends with after err.
+func ExitCode(err error) int {
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, new(usageError)):
+		return ExitUsage
+	default:
+		return ExitFailed
+	}
+}
+
+// usageError is a mistake in the command line or the configuration: trying again does not help.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+func (p *Program) app() *cli.App {
+	return &cli.App{
+		Name:  "registry",
+		Usage: "an OCI container registry: one binary, one SQLite file, one directory of blobs",
+		Description: "A flag wins over its variable, a variable of the environment over one in --env-file, and that over the default. " +
+			"Flags have variables named like REGISTRY_DRAIN_TIMEOUT for --drain-timeout. " +
+			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration.",
+		Version:              p.build().Version,
+		Flags:                []cli.Flag{envFileFlag()},
+		Commands:             p.commands(),
+		Action:               p.parent,
+		OnUsageError:         wrongFlag,
+		EnableBashCompletion: true,
+		Reader:               p.Stdin,
+		Writer:               p.Stdout,
+		ErrWriter:            p.Stderr,
+		ExitErrHandler:       func(*cli.Context, error) {}, // main ends the process, nobody else
+	}
+}
+
+func (p *Program) commands() []*cli.Command {
+	return []*cli.Command{
+		p.command("serve", "", "serve the registry over HTTP", p.serve, serveFlags()),
+		p.command("healthcheck", "", "ask a server on this machine whether it is ready", p.healthcheck, healthcheckFlags()),
+		p.group("repo", "list and remove repositories",
+			p.command("list", "[NAME|GLOB]...", "list repositories", p.repoList, locationFlags(), jsonFlag()),
+			p.command("rm", "NAME|GLOB...", "remove repositories with everything in them", p.repoRemove, locationFlags(), removeFlags()),
+		),
+		p.group("tag", "list and remove tags",
+			p.command("list", "REPO[:TAG]...", "list tags; REPO and TAG may be globs", p.tagList, locationFlags(), jsonFlag()),
+			p.command("rm", "REPO:TAG|REPO@DIGEST...", "remove tags, or manifests with their tags; REPO and TAG may be globs",
+				p.tagRemove, locationFlags(), removeFlags()),
+		),
+		p.command("cp", "REPO:TAG|REPO@DIGEST REPO[:TAG]", "copy an image inside the registry, or give it another tag",
+			p.copy, locationFlags(), copyFlags(), jsonFlag()),
+		p.command("version", "", "print the version", p.version, jsonFlag()),
+		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
+		p.command("man", "", "print the manual page, in troff", p.man),
+	}
+}
+
+// command makes a command whose action gets its settings resolved. Every command takes --env-file.
+func (p *Program) command(name, args, usage string, run func(context.Context, *settings) error, flags ...[]cli.Flag) *cli.Command {
+	c := &cli.Command{
+		Name:            name,
+		Usage:           usage,
+		ArgsUsage:       args,
+		HideHelpCommand: true, // "help" may be an argument
+		OnUsageError:    wrongFlag,
+		Flags:           []cli.Flag{envFileFlag()},
+	}
+	for _, some := range flags {
+		c.Flags = append(c.Flags, some...)
+	}
+	c.Action = func(ctx *cli.Context) error {
+		s, err := resolve(ctx, p.environment)
+		if err != nil {
+			return err
+		}
+		if args == "" && s.NArg() > 0 {
+			return usagef("%s takes no arguments, got %q", name, s.Args().First())
+		}
+		return run(ctx.Context, s)
+	}
+	return c
+}
+
+func (p *Program) group(name, usage string, commands ...*cli.Command) *cli.Command {
+	return &cli.Command{Name: name, Usage: usage, Subcommands: commands, Action: p.parent, OnUsageError: wrongFlag}
+}
+
+// parent is what a command does that only holds others: it shows them, or refuses one it does not have.
+func (p *Program) parent(c *cli.Context) error {
+	switch name := c.Args().First(); {
+	case name != "":
+		return usagef("unknown command %q; see %s --help", name, c.Command.HelpName)
+	case c.Command.Name == c.App.Name:
+		return cli.ShowAppHelp(c)
+	default:
+		return cli.ShowSubcommandHelp(c)
+	}
+}
+
+func wrongFlag(c *cli.Context, err error, _ bool) error {
+	return usagef("%w; see %s --help", err, c.Command.HelpName)
+}
+
+// openExisting opens a registry that is there already. A command that lists or removes makes no new one because of a
+// mistyped path.
+func (p *Program) openExisting(ctx context.Context, s *settings) (*registry.Registry, io.Closer, error) {
+	at, err := s.location()
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := os.Stat(at.DB); err != nil {
+		return nil, nil, fmt.Errorf("no registry at --db %s: %w", at.DB, errors.Unwrap(err))
+	}
+	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return p.Open(ctx, at, registry.Config{Log: log})
+}

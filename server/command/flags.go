@@ -1,0 +1,88 @@
+package command
+
+import (
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// The flags, with their variables and the names that other registries gave them. The table in the README is made from
+// these; a test compares the two.
+
+// env is the variable of a flag, and its aliases.
+func env(name string, aliases ...string) []string {
+	return append([]string{"REGISTRY_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}, aliases...)
+}
+
+func envFileFlag() cli.Flag {
+	return &cli.StringFlag{Name: "env-file", EnvVars: env("env-file"),
+		Usage: "read variables from `FILE`; those of the environment win"}
+}
+
+func locationFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "db", Aliases: []string{"database-url"}, EnvVars: env("db", "DATABASE_URL"), Value: "./reg.db",
+			Usage: "SQLite database: a `PATH`, or sqlite:PATH"},
+		&cli.StringFlag{Name: "blobs", Aliases: []string{"root", "storage-path"},
+			EnvVars:     env("blobs", "OCI_REGISTRY_ROOTDIR", "STORAGE_PATH", "FERRO_OCI_STORAGE_DIR"),
+			DefaultText: "blobs beside the database", Usage: "`DIRECTORY` of blobs"},
+		&cli.StringFlag{Name: "storage", Aliases: []string{"s"}, EnvVars: env("storage", "OCI_REGISTRY_STORAGE", "STORAGE_DRIVER", "STORAGE_TYPE"),
+			Value: "filesystem", Usage: "`KIND` of blob storage; so far only filesystem"},
+		&cli.BoolFlag{Name: "allow-network-fs", EnvVars: env("allow-network-fs"),
+			Usage: "accept a network file system, where neither locks nor flushes can be relied on"},
+	}
+}
+
+func addressFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "addr", EnvVars: env("addr", "FERRO_OCI_LISTEN"), Value: "127.0.0.1:5000",
+			Usage: "`HOST:PORT` of the server; port 0 takes a free one"},
+		&cli.StringFlag{Name: "host", EnvVars: env("host", "OCI_REGISTRY_URL"), Usage: "`HOST` in place of the one in --addr"},
+		&cli.StringFlag{Name: "port", Aliases: []string{"p"}, EnvVars: env("port", "OCI_REGISTRY_PORT"),
+			Usage: "`PORT` in place of the one in --addr"},
+		&cli.StringFlag{Name: "tls-cert", EnvVars: env("tls-cert"), Usage: "PEM `FILE` with the certificate chain: serve HTTPS"},
+		&cli.StringFlag{Name: "tls-key", EnvVars: env("tls-key"), Usage: "PEM `FILE` with the key of the certificate"},
+	}
+}
+
+func serveFlags() []cli.Flag {
+	flags := append(locationFlags(), addressFlags()...)
+	return append(flags,
+		&cli.StringFlag{Name: "auth", EnvVars: env("auth"),
+			Usage: "who may do what; so far only the `WORD` none: everybody may do everything. Must be said to serve another address than loopback"},
+		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
+		&cli.StringFlag{Name: "allow-sparse", EnvVars: env("allow-sparse"), Value: "none",
+			Usage: "accept manifests whose content is not there: none, index (children of an index) or all (layers too)"},
+		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",
+			Usage: "forget an upload that got no byte for this `TIME`"},
+		&cli.IntFlag{Name: "max-uploads", EnvVars: env("max-uploads"), Value: 10_000, Usage: "open uploads a repository may have"},
+		&cli.StringFlag{Name: "max-manifest", EnvVars: env("max-manifest"), Value: "4MiB", Usage: "largest manifest accepted, a `SIZE`"},
+		&cli.DurationFlag{Name: "body-idle-timeout", EnvVars: env("body-idle-timeout"), Value: time.Minute, DefaultText: "1m",
+			Usage: "give up on a request whose body brings no byte for this `TIME`; there is no limit on the whole"},
+		&cli.DurationFlag{Name: "drain-timeout", EnvVars: env("drain-timeout"), Value: 30 * time.Second, DefaultText: "30s",
+			Usage: "on SIGTERM, let requests finish for this `TIME`"},
+		&cli.StringFlag{Name: "debug-addr", EnvVars: env("debug-addr"), Usage: "loopback `HOST:PORT` for Go's profiler; off when empty"},
+		&cli.StringFlag{Name: "log-format", EnvVars: env("log-format"), Value: "auto", Usage: "text, json, or auto: text on a terminal, else json"},
+		&cli.StringFlag{Name: "log-level", EnvVars: env("log-level"), Value: "info", Usage: "debug, info, warn or error"},
+	)
+}
+
+func healthcheckFlags() []cli.Flag {
+	return append(addressFlags(), &cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
+}
+
+func jsonFlag() []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}
+}
+
+func removeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "print what would go, remove nothing"},
+	}
+}
+
+func copyFlags() []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "no-referrers", Usage: "leave signatures, SBOMs and other referrers behind"}}
+}

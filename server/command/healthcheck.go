@@ -1,0 +1,62 @@
+package command
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// healthcheck asks a server on this machine for /readyz. It takes the settings of serve, so that in a container or a
+// unit the same variables lead both to the same place.
+func (p *Program) healthcheck(ctx context.Context, s *settings) error {
+	address, err := s.address()
+	if err != nil {
+		return err
+	}
+	cert, _, err := s.tls()
+	if err != nil {
+		return err
+	}
+	timeout, err := s.positive("timeout")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return ask(ctx, serverURL(reachable(address), cert != "")+"/readyz")
+}
+
+// reachable turns the address a server listens on into one that can be dialled.
+func reachable(address string) string {
+	host, port, _ := net.SplitHostPort(address)
+	switch host {
+	case "", "0.0.0.0":
+		host = "127.0.0.1"
+	case "::":
+		host = "::1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func ask(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	// The certificate names the server as others call it, not as this machine dials it, and nothing secret is sent.
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	answer, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
+		return fmt.Errorf("%s answered %s: %s", url, answer.Status, strings.Join(strings.Fields(string(why)), " "))
+	}
+	return nil
+}

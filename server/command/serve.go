@@ -1,0 +1,210 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"registry/server"
+	"registry/server/registry"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/term"
+)
+
+// serveOptions are the flags of serve, checked.
+type serveOptions struct {
+	address  string
+	open     bool // --auth none was said in so many words
+	location Location
+	registry registry.Config
+	server   server.Config
+}
+
+// serve runs the server until ctx is done and everything under way has ended.
+func (p *Program) serve(ctx context.Context, s *settings) (err error) {
+	opt, err := s.serveOptions()
+	if err != nil {
+		return err
+	}
+	log, err := p.logger(s)
+	if err != nil {
+		return err
+	}
+	for _, w := range s.warnings {
+		log.Warn(w)
+	}
+	ln, err := listen(ctx, opt)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	opt.registry.Log, opt.server.Log = log, log
+	reg, stores, err := p.Open(ctx, opt.location, opt.registry)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.Close()) }()
+	opt.server.Registry, opt.server.Version = reg, p.build().Version
+	opt.server.OnReady = func() {
+		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLSCert != ""),
+			"db", absolute(opt.location.DB), "blobs", absolute(opt.location.Blobs), "version", opt.server.Version)
+		notify(log, daemon.SdNotifyReady)
+	}
+	srv, err := server.New(opt.server)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() {
+		log.Info("stopping: requests under way may finish; a second signal ends at once")
+		notify(log, daemon.SdNotifyStopping)
+	})()
+	return srv.Serve(ctx, ln)
+}
+
+// absolute is a path as somebody else has to write it.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+func (s *settings) serveOptions() (opt serveOptions, err error) {
+	if opt.open, err = authNone(s.String("auth")); err != nil {
+		return opt, err
+	}
+	if opt.address, err = s.address(); err != nil {
+		return opt, err
+	}
+	if opt.location, err = s.location(); err != nil {
+		return opt, err
+	}
+	if opt.registry, err = s.registryConfig(); err != nil {
+		return opt, err
+	}
+	opt.server, err = s.serverConfig()
+	return opt, err
+}
+
+func (s *settings) registryConfig() (cfg registry.Config, err error) {
+	if cfg.Sparse, err = registry.ParseSparse(s.String("allow-sparse")); err != nil {
+		return cfg, usagef("--allow-sparse %q is unknown; it may be: none, index, all", s.String("allow-sparse"))
+	}
+	if cfg.MaxUploads = s.Int("max-uploads"); cfg.MaxUploads <= 0 {
+		return cfg, usagef("--max-uploads %d must be more than nothing", cfg.MaxUploads)
+	}
+	cfg.UploadTimeout, err = s.positive("upload-timeout")
+	return cfg, err
+}
+
+func (s *settings) serverConfig() (cfg server.Config, err error) {
+	cfg.ReadOnly = s.Bool("read-only")
+	if cfg.MaxManifest, err = s.size("max-manifest"); err != nil {
+		return cfg, err
+	}
+	if cfg.BodyIdleTimeout, err = s.positive("body-idle-timeout"); err != nil {
+		return cfg, err
+	}
+	if cfg.DrainTimeout, err = s.positive("drain-timeout"); err != nil {
+		return cfg, err
+	}
+	if cfg.DebugAddr = s.String("debug-addr"); cfg.DebugAddr != "" {
+		addr, err := net.ResolveTCPAddr("tcp", cfg.DebugAddr)
+		if err != nil || !isLoopback(addr) {
+			return cfg, usagef("--debug-addr %s: the profiler shows the server's memory and is only for loopback", cfg.DebugAddr)
+		}
+	}
+	cfg.TLSCert, cfg.TLSKey, err = s.tls()
+	return cfg, err
+}
+
+func authNone(word string) (bool, error) {
+	switch word {
+	case "":
+		return false, nil
+	case "none":
+		return true, nil
+	default:
+		return false, usagef("--auth %q is unknown; so far it may be: none", word)
+	}
+}
+
+// listen opens the server's socket, or takes the one that systemd opened. What is refused is the address the socket
+// really has, whatever name led to it.
+func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
+	ln, err := activated()
+	if err == nil && ln == nil {
+		ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opt.address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !opt.open && !isLoopback(ln.Addr()) {
+		ln.Close()
+		return nil, usagef("%s can be reached from the network, and this version has no users: everybody could push and "+
+			"delete. Say --auth none if that is what you want, or listen on 127.0.0.1", ln.Addr())
+	}
+	return ln, nil
+}
+
+func activated() (net.Listener, error) {
+	passed, err := activation.Listeners()
+	if err != nil || len(passed) == 0 {
+		return nil, err
+	}
+	if len(passed) > 1 || passed[0] == nil {
+		return nil, usagef("systemd passed %d sockets; the registry takes one stream socket", len(passed))
+	}
+	return passed[0], nil
+}
+
+func isLoopback(addr net.Addr) bool {
+	switch addr := addr.(type) {
+	case *net.TCPAddr:
+		return addr.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	}
+	return false
+}
+
+func serverURL(address string, tls bool) string {
+	if tls {
+		return "https://" + address
+	}
+	return "http://" + address
+}
+
+// notify tells systemd, if it listens.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "state", state, "err", err)
+	}
+}
+
+func (p *Program) logger(s *settings) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.String("log-level"))); err != nil {
+		return nil, usagef("--log-level %q is unknown; it may be: debug, info, warn, error", s.String("log-level"))
+	}
+	opt := &slog.HandlerOptions{Level: level}
+	switch format := s.String("log-format"); {
+	case format == "text", format == "auto" && isTerminal(p.Stderr):
+		return slog.New(slog.NewTextHandler(p.Stderr, opt)), nil
+	case format == "json", format == "auto":
+		return slog.New(slog.NewJSONHandler(p.Stderr, opt)), nil
+	default:
+		return nil, usagef("--log-format %q is unknown; it may be: auto, text, json", format)
+	}
+}
+
+// isTerminal says whether somebody sits at the other end of a reader or writer.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,294 @@
+package command
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/joho/godotenv"
+	"github.com/urfave/cli/v2"
+)
+
+// origin is where a value comes from. A greater one wins.
+type origin int
+
+const (
+	byDefault origin = iota
+	inFile
+	inEnvironment
+	onCommandLine
+)
+
+// settings are the flags of the command that runs, filled in from everywhere a value may come from: command line,
+// environment, --env-file, default.
+type settings struct {
+	*cli.Context
+	origin   map[string]origin // by the flag's first name; a missing one is byDefault
+	warnings []string          // what was set and does nothing
+}
+
+// takeVariables takes the variables that flags have out of the process's environment. The library would read them too,
+// but take an empty one for a value, and not tell a value that was typed from one that was not.
+func takeVariables(commands []*cli.Command, taken map[string]string) error {
+	for _, c := range commands {
+		for _, f := range c.Flags {
+			for _, variable := range variables(f) {
+				if value := os.Getenv(variable); value != "" {
+					taken[variable] = value
+				}
+				if err := os.Unsetenv(variable); err != nil {
+					return err
+				}
+			}
+		}
+		if err := takeVariables(c.Subcommands, taken); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// variables are the names of a flag in the environment, ours first.
+func variables(f cli.Flag) []string {
+	if doc, ok := f.(cli.DocGenerationFlag); ok {
+		return doc.GetEnvVars()
+	}
+	return nil
+}
+
+// resolve gives the flags that were not typed the values of the environment or of the env file. An empty variable is an
+// unset one, which is what a compose file means that passes on a variable nobody gave a value.
+func resolve(c *cli.Context, environment map[string]string) (*settings, error) {
+	s := &settings{Context: c, origin: map[string]origin{}}
+	file, err := readEnvFile(c, environment)
+	if err != nil {
+		return nil, err
+	}
+	typed := c.LocalFlagNames()
+	for _, f := range c.Command.Flags {
+		s.warnIdle(f, environment)
+		name := f.Names()[0]
+		if slices.Contains(typed, name) {
+			s.origin[name] = onCommandLine
+			continue
+		}
+		found, err := s.fill(f, environment, inEnvironment, "")
+		if err == nil && !found {
+			_, err = s.fill(f, file, inFile, " in the env file")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if os.Getenv("PASSWORD_SALT") != "" || file["PASSWORD_SALT"] != "" {
+		s.warnings = append(s.warnings, "PASSWORD_SALT is ignored: every password gets a salt of its own")
+	}
+	return s, nil
+}
+
+func readEnvFile(c *cli.Context, environment map[string]string) (map[string]string, error) {
+	path := environment["REGISTRY_ENV_FILE"]
+	for _, level := range c.Lineage() { // the flag may stand before the command, too
+		if level.IsSet("env-file") {
+			path = level.String("env-file")
+			break
+		}
+	}
+	if path == "" {
+		return nil, nil
+	}
+	file, err := godotenv.Read(path)
+	if err != nil {
+		return nil, usagef("--env-file: %w", err)
+	}
+	return file, nil
+}
+
+// fill sets a flag from the first of its variables that has a value.
+func (s *settings) fill(f cli.Flag, values map[string]string, from origin, where string) (found bool, err error) {
+	name := f.Names()[0]
+	for _, variable := range variables(f) {
+		value := values[variable]
+		if value == "" {
+			continue
+		}
+		if err := s.Set(name, value); err != nil {
+			return true, usagef("%s%s: --%s cannot be %q: %w", variable, where, name, value, err)
+		}
+		s.origin[name] = from
+		return true, nil
+	}
+	return false, nil
+}
+
+// warnIdle notes variables that another name of the same setting makes idle: somebody who moves here from another
+// registry would wonder.
+func (s *settings) warnIdle(f cli.Flag, environment map[string]string) {
+	winner := ""
+	for _, variable := range variables(f) {
+		switch value := environment[variable]; {
+		case value == "":
+		case winner == "":
+			winner = variable
+		case value != environment[winner]:
+			s.warnings = append(s.warnings, variable+" is ignored: "+winner+" is set")
+		}
+	}
+}
+
+// flagsFirst moves flags before the arguments of their command: the flag package stops at the first argument, and
+// people type `tag rm app:v1 --yes`.
+func flagsFirst(app *cli.App, args []string) []string {
+	if len(args) == 0 || args[len(args)-1] == "--generate-bash-completion" {
+		return args
+	}
+	var done, arguments []string
+	flags, commands := app.Flags, app.Commands
+	done, args = args[:1:1], args[1:]
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if arg == "--" {
+			arguments = append(arguments, args...)
+			break
+		}
+		if len(arg) > 1 && arg[0] == '-' {
+			done = append(done, arg)
+			if !wantsValue(flags, arg) {
+				continue
+			}
+			if len(args) == 0 {
+				return done // for the library to complain about
+			}
+			done, args = append(done, args[0]), args[1:]
+			continue
+		}
+		at := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(arg) })
+		if at < 0 || len(arguments) > 0 {
+			arguments = append(arguments, arg)
+			continue
+		}
+		done = append(done, arg)
+		flags, commands = commands[at].Flags, commands[at].Subcommands
+	}
+	if len(arguments) == 0 {
+		return done
+	}
+	return append(append(done, "--"), arguments...)
+}
+
+// wantsValue says whether the argument after arg belongs to it.
+func wantsValue(flags []cli.Flag, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	at := slices.IndexFunc(flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
+	if at < 0 {
+		return false
+	}
+	doc, ok := flags[at].(cli.DocGenerationFlag)
+	return ok && doc.TakesValue()
+}
+
+// location is where --db and --blobs point.
+func (s *settings) location() (Location, error) {
+	if err := checkStorage(s.String("storage")); err != nil {
+		return Location{}, err
+	}
+	path, err := databasePath(s.String("db"))
+	if err != nil {
+		return Location{}, err
+	}
+	at := Location{DB: path, Blobs: s.String("blobs"), AllowNetwork: s.Bool("allow-network-fs")}
+	if at.Blobs == "" {
+		at.Blobs = filepath.Join(filepath.Dir(path), "blobs")
+	}
+	return at, nil
+}
+
+func checkStorage(word string) error {
+	switch word {
+	case "filesystem":
+		return nil
+	case "s3":
+		return usagef("--storage s3 is not supported yet; this version keeps blobs in a directory: --storage filesystem")
+	default:
+		return usagef("--storage %q is unknown; it may be: filesystem", word)
+	}
+}
+
+// databasePath takes the path out of a database URL. A plain path is one too.
+func databasePath(url string) (string, error) {
+	scheme, rest, found := strings.Cut(url, ":")
+	if !found || len(scheme) == 1 { // C:\reg.db
+		return nonEmptyPath(url)
+	}
+	switch scheme {
+	case "sqlite", "sqlite3", "file":
+		path, _, _ := strings.Cut(strings.TrimPrefix(rest, "//"), "?") // ?mode=rwc is other programs' habit
+		if strings.HasPrefix(path, ":") {
+			return "", usagef("--db %s: the registry needs a file", url)
+		}
+		return nonEmptyPath(path)
+	case "postgres", "postgresql":
+		return "", usagef("--db %s://…: Postgres is not supported yet; this version keeps its database in a file: --db PATH", scheme)
+	}
+	if strings.HasPrefix(rest, "//") {
+		return "", usagef("--db %s://…: unknown kind of database; it may be a path or sqlite:PATH", scheme)
+	}
+	return url, nil
+}
+
+func nonEmptyPath(path string) (string, error) {
+	if path == "" {
+		return "", usagef("--db: the path is empty")
+	}
+	return path, nil
+}
+
+// address is where the server listens: --addr, with --host and --port in place of its halves unless --addr was said
+// more strongly, on the command line and not in a variable for example.
+func (s *settings) address() (string, error) {
+	host, port, err := net.SplitHostPort(s.String("addr"))
+	if err != nil {
+		return "", usagef("--addr %q is not HOST:PORT", s.String("addr"))
+	}
+	if s.origin["host"] > byDefault && s.origin["host"] >= s.origin["addr"] {
+		host = strings.Trim(s.String("host"), "[]")
+	}
+	if s.origin["port"] > byDefault && s.origin["port"] >= s.origin["addr"] {
+		port = s.String("port")
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return "", usagef("port %q is not a number from 0 to 65535", port)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// tls is the certificate and its key, which go together.
+func (s *settings) tls() (cert, key string, err error) {
+	cert, key = s.String("tls-cert"), s.String("tls-key")
+	if (cert == "") != (key == "") {
+		return "", "", usagef("--tls-cert and --tls-key belong together: one is missing")
+	}
+	return cert, key, nil
+}
+
+// size reads a number of bytes such as 4MiB.
+func (s *settings) size(name string) (int64, error) {
+	n, err := humanize.ParseBytes(s.String(name))
+	if err != nil || n == 0 || n > 1<<62 {
+		return 0, usagef("--%s %q is not a size such as 4MiB", name, s.String(name))
+	}
+	return int64(n), nil
+}
+
+func (s *settings) positive(name string) (time.Duration, error) {
+	d := s.Duration(name)
+	if d <= 0 {
+		return 0, usagef("--%s %s must be more than nothing", name, d)
+	}
+	return d, nil
+}
