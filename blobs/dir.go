@@ -3,6 +3,8 @@ package blobs
 import (
 	"context"
 	"crypto/rand"
+	_ "crypto/sha256" // the algorithms that digests may name
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"io"

@@ -1,0 +1,249 @@
+// Package blobtest is what every blobs.Store passes, and a store that fails on demand.
+package blobtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"registry/blobs"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Run tests the contract of blobs.Store on stores that open returns, each new and empty.
+func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
+	for name, test := range map[string]func(*testing.T, *suite){
+		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "generations": generations,
+		"open file outlives removal": outlive, "many at once": many, "listings": listings, "hostile names": hostile, "check": check,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
+	}
+}
+
+type suite struct {
+	t *testing.T
+	blobs.Store
+}
+
+func id(n int) string { return fmt.Sprintf("%032x", n) }
+
+func (s *suite) stage(id string, offset int64, content string) {
+	s.t.Helper()
+	w, err := s.Stage(s.t.Context(), id, offset)
+	if err == nil {
+		_, err = io.WriteString(w, content)
+		err = errors.Join(err, w.Close())
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *suite) commit(id string, d digest.Digest) blobs.Name {
+	s.t.Helper()
+	name := blobs.Name{Digest: d, Generation: id}
+	if err := s.Commit(s.t.Context(), id, name); err != nil {
+		s.t.Fatal(err)
+	}
+	return name
+}
+
+func (s *suite) want(name blobs.Name, content string) {
+	s.t.Helper()
+	f, err := s.Open(s.t.Context(), name)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	defer f.Close()
+	if got, err := io.ReadAll(f); string(got) != content || err != nil {
+		s.t.Errorf("%.40q, %v, want %.40q", got, err, content)
+	}
+}
+
+func (s *suite) wantNotFound(err error) {
+	s.t.Helper()
+	if !errors.Is(err, blobs.ErrNotFound) {
+		s.t.Errorf("%v, want ErrNotFound", err)
+	}
+}
+
+func roundTrip(t *testing.T, s *suite) {
+	for n, content := range []string{"", "x", strings.Repeat("0123456789", 1_000_000)} {
+		for m, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+			s.stage(id(10*n+m), 0, content)
+			s.want(s.commit(id(10*n+m), alg.FromString(content)), content)
+		}
+	}
+}
+
+func cutBack(t *testing.T, s *suite) {
+	s.stage(id(1), 0, "hello, unrecorded")
+	s.stage(id(1), 5, " world")
+	s.want(s.commit(id(1), digest.FromString("hello world")), "hello world")
+	s.stage(id(2), 0, "all of it")
+	s.stage(id(2), 0, "")
+	s.want(s.commit(id(2), digest.FromString("")), "")
+}
+
+func missing(t *testing.T, s *suite) {
+	_, err := s.Stage(t.Context(), id(1), 1)
+	s.wantNotFound(err)
+	s.stage(id(2), 0, "abc")
+	_, err = s.Stage(t.Context(), id(2), 4)
+	s.wantNotFound(err)
+	name := blobs.Name{Digest: digest.FromString("x"), Generation: id(3)}
+	s.wantNotFound(s.Commit(t.Context(), id(3), name))
+	_, err = s.Open(t.Context(), name)
+	s.wantNotFound(err)
+	if err := errors.Join(s.Remove(t.Context(), name), s.Discard(t.Context(), id(3)), s.Discard(t.Context(), id(2)), s.Discard(t.Context(), id(2))); err != nil {
+		t.Error(err)
+	}
+	_, err = s.Stage(t.Context(), id(2), 3)
+	s.wantNotFound(err)
+}
+
+func nameUsed(t *testing.T, s *suite) {
+	s.stage(id(1), 0, "first")
+	name := s.commit(id(1), digest.FromString("first"))
+	s.stage(id(1), 0, "other")
+	if err := s.Commit(t.Context(), id(1), name); !errors.Is(err, blobs.ErrExists) {
+		t.Errorf("%v, want ErrExists", err)
+	}
+	s.want(name, "first")
+}
+
+func generations(t *testing.T, s *suite) {
+	d := digest.FromString("same")
+	s.stage(id(1), 0, "same")
+	s.stage(id(2), 0, "same")
+	one, two := s.commit(id(1), d), s.commit(id(2), d)
+	if err := s.Remove(t.Context(), one); err != nil {
+		t.Error(err)
+	}
+	_, err := s.Open(t.Context(), one)
+	s.wantNotFound(err)
+	s.want(two, "same")
+}
+
+func outlive(t *testing.T, s *suite) {
+	s.stage(id(1), 0, "still here")
+	name := s.commit(id(1), digest.FromString("still here"))
+	f, err := s.Open(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.Remove(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(f); string(got) != "still here" {
+		t.Error(string(got), err)
+	}
+}
+
+func many(t *testing.T, s *suite) {
+	var wg sync.WaitGroup
+	for n := range 64 {
+		wg.Go(func() {
+			content := fmt.Sprint("content ", n%8)
+			w, err := s.Stage(t.Context(), id(n), 0)
+			if err == nil {
+				_, err = io.WriteString(w, content)
+				err = errors.Join(err, w.Close(), s.Commit(t.Context(), id(n), blobs.Name{Digest: digest.FromString(content), Generation: id(n)}))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for n := range 64 {
+		content := fmt.Sprint("content ", n%8)
+		s.want(blobs.Name{Digest: digest.FromString(content), Generation: id(n)}, content)
+	}
+}
+
+func listings(t *testing.T, s *suite) {
+	want := map[blobs.Name]int64{}
+	for n := range 30 {
+		content := strings.Repeat("x", n)
+		s.stage(id(n), 0, content)
+		want[s.commit(id(n), digest.FromString(content))] = int64(n)
+	}
+	s.stage(id(100), 0, "abc")
+	err := s.Names(t.Context(), func(name blobs.Name, info blobs.Info) error {
+		if size, ok := want[name]; !ok || size != info.Size || info.Modified.IsZero() {
+			t.Errorf("%v %+v", name, info)
+		}
+		delete(want, name)
+		return nil
+	})
+	if err != nil || len(want) != 0 {
+		t.Errorf("%d names were not listed, %v", len(want), err)
+	}
+	staged := 0
+	err = s.Staged(t.Context(), func(got string, info blobs.Info) error {
+		if staged++; got != id(100) || info.Size != 3 {
+			t.Errorf("%s %+v", got, info)
+		}
+		return nil
+	})
+	if err != nil || staged != 1 {
+		t.Errorf("%d staged, %v", staged, err)
+	}
+	stop := errors.New("stop")
+	if err := s.Names(t.Context(), func(blobs.Name, blobs.Info) error { return stop }); !errors.Is(err, stop) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Names(ctx, func(blobs.Name, blobs.Info) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// hostile names must be errors: where names become paths, anything else writes where it likes.
+func hostile(t *testing.T, s *suite) {
+	good := digest.FromString("x")
+	for _, bad := range []string{"", ".", "..", "../x", "..%2Fx", "/etc/passwd", strings.Repeat("a", 31), strings.Repeat("a", 33),
+		strings.Repeat("A", 32), strings.Repeat("a", 31) + "/", strings.Repeat("a", 31) + "\x00", "../" + strings.Repeat("a", 29)} {
+		if w, err := s.Stage(t.Context(), bad, 0); err == nil {
+			w.Close()
+			t.Errorf("staged %q", bad)
+		}
+		if err := s.Discard(t.Context(), bad); err == nil {
+			t.Errorf("discarded %q", bad)
+		}
+		if err := s.Remove(t.Context(), blobs.Name{Digest: good, Generation: bad}); err == nil {
+			t.Errorf("removed generation %q", bad)
+		}
+		if f, err := s.Open(t.Context(), blobs.Name{Digest: good, Generation: bad}); err == nil {
+			f.Close()
+			t.Errorf("opened generation %q", bad)
+		}
+	}
+	for _, bad := range []digest.Digest{"", "sha256:", "sha256:../../x", "md5:d41d8cd98f00b204e9800998ecf8427e", digest.Digest(strings.ToUpper(good.String())), good + "\n"} {
+		s.stage(id(1), 0, "x")
+		if err := s.Commit(t.Context(), id(1), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
+			t.Errorf("committed digest %q", bad)
+		}
+		if _, err := s.Open(t.Context(), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
+			t.Errorf("opened digest %q", bad)
+		}
+	}
+}
+
+func check(t *testing.T, s *suite) {
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := s.Staged(t.Context(), func(id string, _ blobs.Info) error { return fmt.Errorf("%s was left", id) }); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,167 @@
+package blobs_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"registry/blobs"
+	"registry/blobs/blobtest"
+
+	"github.com/opencontainers/go-digest"
+)
+
+func TestDir(t *testing.T) {
+	blobtest.Run(t, func(t *testing.T) blobs.Store { return openDir(t) })
+}
+
+// A Faulty store that has nothing to fail is a store like any other.
+func TestFaultyWithoutFault(t *testing.T) {
+	blobtest.Run(t, func(t *testing.T) blobs.Store { return &blobtest.Faulty{Store: openDir(t)} })
+}
+
+func TestModes(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "new", "blobs")
+	d, err := blobs.OpenDir(t.Context(), root, blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishOne(t, d)
+	err = filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		want := os.FileMode(0o600)
+		if e.IsDir() {
+			want = 0o700
+		}
+		if err == nil && info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForeignFilesAreNobodysBusiness(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "blobs")
+	d, err := blobs.OpenDir(t.Context(), root, blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := publishOne(t, d)
+	shard := filepath.Join(root, "sha256", name.Digest.Encoded()[:2])
+	for _, path := range []string{"README", "sha256/lost+found/x", "uploads/check-1", shard[len(root)+1:] + "/.hidden", shard[len(root)+1:] + "/" + name.Digest.Encoded()} {
+		path = filepath.Join(root, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	if err := d.Names(t.Context(), func(blobs.Name, blobs.Info) error { n++; return nil }); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if err := d.Staged(t.Context(), func(id string, _ blobs.Info) error { return errors.New(id) }); err != nil {
+		t.Error(err)
+	}
+}
+
+func publishOne(t testing.TB, d *blobs.Dir) blobs.Name {
+	t.Helper()
+	name := blobs.Name{Digest: digest.FromString("content"), Generation: strings.Repeat("5", 32)}
+	stage, err := d.Stage(t.Context(), name.Generation, 0)
+	if err == nil {
+		_, err = stage.Write([]byte("content"))
+		err = errors.Join(err, stage.Close(), d.Commit(t.Context(), name.Generation, name))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+const traced = "BLOBS_TRACED_ROOT"
+
+// TestSystemCalls traces one commit and compares the system calls with the order that makes it durable: the way to the
+// file, the bytes, the name, the directory that has the name. Without any one of them, or in another order, a power cut
+// at the wrong moment leaves an acknowledged blob without its bytes.
+func TestSystemCalls(t *testing.T) {
+	if root := os.Getenv(traced); root != "" {
+		d, err := blobs.OpenDir(t.Context(), root, blobs.DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		publishOne(t, d)
+		return
+	}
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	root := filepath.Join(t.TempDir(), "new", "blobs")
+	log := filepath.Join(t.TempDir(), "log")
+	cmd := exec.Command(strace, "-f", "-y", "-o", log, "-e", "trace=mkdirat,mkdir,fsync,fdatasync,rename,renameat,renameat2,write",
+		os.Args[0], "-test.run=^TestSystemCalls$")
+	cmd.Env = append(os.Environ(), traced+"="+root)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Skipf("strace cannot trace here: %v %s", err, out)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := calls(string(text), filepath.Dir(filepath.Dir(root)))
+	want := strings.Join([]string{
+		"mkdir new", "fsync .", "mkdir new/blobs", "fsync new", "mkdir new/blobs/uploads", "fsync new/blobs",
+		"write new/blobs/uploads/ID",
+		"mkdir new/blobs/sha256", "fsync new/blobs", "mkdir new/blobs/sha256/SHARD", "fsync new/blobs/sha256",
+		"fsync new/blobs/uploads/ID", "rename new/blobs/sha256/SHARD/FILE", "fsync new/blobs/sha256/SHARD",
+	}, "\n")
+	if got != want {
+		t.Errorf("system calls:\n%s\n\nwant:\n%s", got, want)
+	}
+}
+
+var (
+	callLine = regexp.MustCompile(`(?m)^\d+ +(\w+)\((.*)\) += 0$|^\d+ +(write)\(\d+<([^>]*)>.* = \d+$`)
+	quoted   = regexp.MustCompile(`"([^"]*)"|<([^>]*)>`)
+	hash     = regexp.MustCompile(`[0-9a-f]{64}\.[0-9a-f]{32}`)
+	uploadID = regexp.MustCompile(`[0-9a-f]{32}`)
+	shard    = regexp.MustCompile(`sha256/[0-9a-f]{2}`)
+)
+
+// calls reduces a trace to the successful calls below dir, with the last path of each: of a rename, its target.
+func calls(trace, dir string) string {
+	var list []string
+	for _, m := range callLine.FindAllStringSubmatch(trace, -1) {
+		call, path := m[1], ""
+		if m[3] != "" {
+			call, path = m[3], m[4]
+		}
+		for _, q := range quoted.FindAllStringSubmatch(m[2], -1) {
+			if p := q[1] + q[2]; strings.HasPrefix(p, dir) {
+				path = p
+			}
+		}
+		rel, ok := strings.CutPrefix(path, dir)
+		if !ok {
+			continue
+		}
+		rel = strings.TrimPrefix(rel, "/")
+		if rel == "" {
+			rel = "."
+		}
+		rel = hash.ReplaceAllString(rel, "FILE")
+		rel = uploadID.ReplaceAllString(rel, "ID")
+		rel = shard.ReplaceAllString(rel, "sha256/SHARD")
+		list = append(list, strings.TrimRight(strings.TrimSuffix(call, "at"), "2")+" "+rel)
+	}
+	return strings.ReplaceAll(strings.Join(list, "\n"), "renameat ", "rename ")
+}
