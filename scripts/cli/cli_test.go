@@ -40,7 +40,9 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Values[servers{}] = map[string]*process{}
-			return nil
+			units, err := filepath.Abs("../systemd")
+			e.Setenv("units", units)
+			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   exits,

@@ -94,7 +94,7 @@ func (p *Program) tagList(ctx context.Context, s *settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 	infos := forEach(patterns, func(what pattern) iter.Seq2[listedTag, error] { return listTags(ctx, reg, what) })
-	return list(s, infos, []string{"TAG", "DIGEST", "SIZE", "UPDATED"}, func(i listedTag) []string {
+	return list(s, infos, []string{"TAG", "DIGEST", "MANIFEST", "UPDATED"}, func(i listedTag) []string {
 		return []string{i.Repository + ":" + string(i.Name), i.Digest.String(), humanSize(i.Size), timestamp(i.Updated)}
 	})
 }
