@@ -229,7 +229,9 @@ func matches(got, want string) bool {
 
 func checkError(t *testing.T, name string, a answer, code string) {
 	t.Helper()
-	var e struct{ Errors []struct{ Code, Message string } }
+	var e struct {
+		Errors []struct{ Code, Message string }
+	}
 	if err := json.Unmarshal([]byte(a.body), &e); err != nil || len(e.Errors) != 1 || e.Errors[0].Code != code || e.Errors[0].Message == "" {
 		t.Errorf("%s: body %.200q, want the error %s", name, a.body, code)
 	}

@@ -201,7 +201,7 @@ func (m object) checkShape(mediaType string) error {
 	_, hasVersion := m["schemaVersion"]
 	switch {
 	case mediaType == dockerSchema1 || mediaType == dockerSchema1Signed || hasVersion && versionErr == nil && version == 1:
-		return fmt.Errorf("Docker schema 1 is not supported: push schema 2 or an OCI manifest")
+		return fmt.Errorf("schema 1 of Docker is not supported: push schema 2 or an OCI manifest")
 	case hasVersion && versionErr != nil:
 		return versionErr
 	case (isImage(mediaType) || isIndex(mediaType)) && version != 2:
