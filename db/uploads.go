@@ -34,7 +34,8 @@ func (tx *Tx) Upload(repo RepoName, id string) (u Upload, err error) {
 
 // SaveUpload writes how far a session has come. ErrNotFound if it was cancelled or has expired.
 func (tx *Tx) SaveUpload(u Upload) error {
-	n, err := tx.run(`UPDATE uploads SET size = ?, hash_state = ?, updated_at = ? WHERE id = ?`, u.Size, u.HashState, micros(tx.Now), u.ID)
+	n, err := tx.run(`UPDATE uploads SET algorithm = ?, size = ?, hash_state = ?, updated_at = ? WHERE id = ?`,
+		string(u.Algorithm), u.Size, u.HashState, micros(tx.Now), u.ID)
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}

@@ -243,6 +243,72 @@ func TestUploadGoesOnAfterBreakAndRestart(t *testing.T) {
 	}
 }
 
+// What a refused chunk or a killed server left in the staged file never becomes part of a blob, even if the closing
+// request has no body that would be written over it.
+func TestLeftoversAreCutOff(t *testing.T) {
+	f := newFixture(t)
+	d := digest.FromString("hello")
+	for name, leave := range map[string]func(id string){
+		"wrong length": func(id string) {
+			c := registry.Chunk{Body: strings.NewReader("xyz"), Start: 5, Length: 9}
+			if _, err := f.AppendUpload(t.Context(), "a", id, c); !registry.BlobUploadInvalid.Is(err) {
+				t.Error(err)
+			}
+		},
+		"wrong digest": func(id string) {
+			if _, err := f.FinishUpload(t.Context(), "a", id, d, chunk("xyz")); !registry.DigestInvalid.Is(err) {
+				t.Error(err)
+			}
+		},
+		"killed": func(id string) {
+			stage, err := f.store.Stage(t.Context(), id, 5)
+			if err == nil {
+				_, err = stage.Write([]byte("xyz"))
+				err = errors.Join(err, stage.Close())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
+		if err == nil {
+			_, err = f.AppendUpload(t.Context(), "a", u.ID, chunk("hello"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave(u.ID)
+		if _, err := f.FinishUpload(t.Context(), "a", u.ID, d, registry.Chunk{Body: strings.NewReader(""), Start: -1, Length: 0}); err != nil {
+			t.Error(name, err)
+		}
+		if got, err := f.read("a", d); got != "hello" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+// The closing request names sha512, brings the whole content, and breaks off: what came is hashed with sha512 when the
+// upload goes on.
+func TestBrokenCloseWithAnotherAlgorithm(t *testing.T) {
+	f := newFixture(t)
+	d := digest.SHA512.FromString("hello world")
+	u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := registry.Chunk{Body: brokenBody{strings.NewReader("hello ")}, Start: -1, Length: -1}
+	if u, err = f.FinishUpload(t.Context(), "a", u.ID, d, broken); !registry.BlobUploadInvalid.Is(err) || u.Offset != 6 {
+		t.Fatal(u, err)
+	}
+	if _, err := f.FinishUpload(t.Context(), "a", u.ID, d, chunk("world")); err != nil {
+		t.Error(err)
+	}
+	if got, err := f.read("a", d); got != "hello world" {
+		t.Error(got, err)
+	}
+}
+
 // A session of another boot may have lost bytes that its hash has seen.
 func TestUploadOfAnotherBootIsUnknown(t *testing.T) {
 	f := newFixture(t)

@@ -1,0 +1,78 @@
+package db
+
+import (
+	"database/sql"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Referrer is a manifest as its subject lists it.
+type Referrer struct {
+	Digest       digest.Digest
+	ArtifactType string
+	Descriptor   []byte // JSON, as the referrers API answers with
+}
+
+// PutReferrer lists a manifest under its subject, which need not exist.
+func (tx *Tx) PutReferrer(m Manifest, subject digest.Digest, r Referrer) error {
+	packedSubject, err := packDigest(subject)
+	if err != nil {
+		return err
+	}
+	packed, err := packDigest(r.Digest)
+	if err != nil {
+		return err
+	}
+	_, err = tx.run(`
+		INSERT INTO referrers (manifest_id, repository_id, subject, digest, artifact_type, descriptor) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (manifest_id) DO UPDATE SET artifact_type = excluded.artifact_type, descriptor = excluded.descriptor`,
+		m.ID, m.RepositoryID, packedSubject, packed, r.ArtifactType, string(r.Descriptor))
+	return err
+}
+
+// Referrers returns up to limit referrers of a subject with digests after last, in the order of digests; of one
+// artifact type unless artifactType is empty. last is "" for the first page.
+func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType string, last digest.Digest, limit int) (list []Referrer, err error) {
+	packed, err := packDigest(subject)
+	if err != nil {
+		return nil, err
+	}
+	after := []byte{}
+	if last != "" {
+		if after, err = packDigest(last); err != nil {
+			return nil, err
+		}
+	}
+	query := `SELECT f.digest, f.artifact_type, f.descriptor FROM repositories r JOIN referrers f ON f.repository_id = r.id
+		WHERE r.name = ? AND f.subject = ? AND f.digest > ?`
+	args := []any{string(repo), packed, after}
+	if artifactType != "" {
+		query, args = query+` AND f.artifact_type = ?`, append(args, artifactType)
+	}
+	err = tx.rows(query+` ORDER BY f.digest LIMIT ?`, append(args, limit), func(r *sql.Rows) error {
+		var f Referrer
+		var packed []byte
+		if err := r.Scan(&packed, &f.ArtifactType, &f.Descriptor); err != nil {
+			return err
+		}
+		f.Digest, err = unpackDigest(packed)
+		list = append(list, f)
+		return err
+	})
+	return list, err
+}
+
+// IsReferrer says whether the referrers of a subject list the digest.
+func (tx *Tx) IsReferrer(repo RepoName, subject, d digest.Digest) (listed bool, err error) {
+	packedSubject, err := packDigest(subject)
+	if err != nil {
+		return false, err
+	}
+	packed, err := packDigest(d)
+	if err != nil {
+		return false, err
+	}
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM repositories r JOIN referrers f ON f.repository_id = r.id
+		WHERE r.name = ? AND f.subject = ? AND f.digest = ?)`, []any{string(repo), packedSubject, packed}, &listed)
+	return listed, err
+}

@@ -1,0 +1,69 @@
+package db
+
+import (
+	"database/sql"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// SetTag points a tag at a manifest of the same repository. If it pointed at another, that one's lease begins now.
+func (tx *Tx) SetTag(repositoryID int64, tag Tag, manifestID int64) error {
+	now := micros(tx.Now)
+	if _, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id = (SELECT manifest_id FROM tags WHERE repository_id = ? AND name = ?)`,
+		now, repositoryID, string(tag)); err != nil {
+		return err
+	}
+	_, err := tx.run(`
+		INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)
+		ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at`,
+		repositoryID, string(tag), manifestID, now)
+	return err
+}
+
+// DeleteTag removes a tag and begins the lease of what it pointed at. ErrNotFound.
+func (tx *Tx) DeleteTag(repo RepoName, tag Tag) error {
+	var manifestID int64
+	err := tx.row(`
+		DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = ?) AND name = ? RETURNING manifest_id`,
+		[]any{string(repo), string(tag)}, &manifestID)
+	if err != nil {
+		return err
+	}
+	_, err = tx.run(`UPDATE manifests SET leased_at = ? WHERE id = ?`, micros(tx.Now), manifestID)
+	return err
+}
+
+// Tags returns up to limit tags after last, in byte order.
+func (tx *Tx) Tags(repositoryID int64, last string, limit int) ([]string, error) {
+	return tx.strings(`SELECT name FROM tags WHERE repository_id = ? AND name > ? ORDER BY name LIMIT ?`, repositoryID, last, limit)
+}
+
+// TagInfo is what a list of tags shows.
+type TagInfo struct {
+	Name      Tag
+	Digest    digest.Digest
+	MediaType string
+	Size      int64 // of the manifest
+	Updated   time.Time
+}
+
+// TagInfos is Tags with what they point at.
+func (tx *Tx) TagInfos(repositoryID int64, last string, limit int) (infos []TagInfo, err error) {
+	err = tx.rows(`
+		SELECT t.name, m.digest, m.media_type, m.size, t.updated_at
+		FROM tags t JOIN manifests m ON m.id = t.manifest_id
+		WHERE t.repository_id = ? AND t.name > ? ORDER BY t.name LIMIT ?`, []any{repositoryID, last, limit}, func(r *sql.Rows) error {
+		var i TagInfo
+		var packed []byte
+		var updated int64
+		if err := r.Scan(&i.Name, &packed, &i.MediaType, &i.Size, &updated); err != nil {
+			return err
+		}
+		i.Updated = fromMicros(updated)
+		i.Digest, err = unpackDigest(packed)
+		infos = append(infos, i)
+		return err
+	})
+	return infos, err
+}
