@@ -42,10 +42,11 @@ type Store interface {
 	// above 0 and fewer than offset bytes are there. The caller closes the Stage.
 	Stage(ctx context.Context, id string, offset int64) (Stage, error)
 
-	// Commit makes the staged bytes of upload id durable under name and takes the staged ones away. On return nil the
+	// Commit makes the staged bytes of upload id durable under name and takes the staged ones away. There must be exactly
+	// size of them: the caller has hashed so many, and what he has not hashed must not become a blob. On return nil the
 	// bytes and every directory that leads to them have reached the disk. On error the name is not in use, or may be
 	// by bytes that no row will ever name; the staged bytes may be gone.
-	Commit(ctx context.Context, id string, name Name) error
+	Commit(ctx context.Context, id string, name Name, size int64) error
 
 	// Discard removes the staged bytes of upload id. It is no error if there are none.
 	Discard(ctx context.Context, id string) error

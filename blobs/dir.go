@@ -147,7 +147,7 @@ func (s *dirStage) Write(p []byte) (int, error) {
 func (s *dirStage) Close() error { return translate(s.f.Close()) }
 
 // Commit implements Store.
-func (d *Dir) Commit(ctx context.Context, id string, name Name) error {
+func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) error {
 	from, err := d.staged(id)
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return translate(d.publish(from, to))
+	return translate(d.publish(from, to, size))
 }
 
 // publish is the durable write, and the only one. Its system calls are
@@ -174,12 +174,12 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name) error {
 //
 // and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
 // the pages it could not write, and a second sync would succeed without them. The file goes.
-func (d *Dir) publish(from, to string) error {
+func (d *Dir) publish(from, to string, size int64) error {
 	shard := filepath.Dir(to)
 	if err := d.made.ensure(shard); err != nil {
 		return err
 	}
-	if err := syncFile(from); err != nil {
+	if err := syncFile(from, size); err != nil {
 		os.Remove(from)
 		return err
 	}
@@ -193,12 +193,20 @@ func (d *Dir) publish(from, to string) error {
 	return nil
 }
 
-func syncFile(path string) error {
+func syncFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != size {
+		return fmt.Errorf("%s has %d bytes, %d were received", path, info.Size(), size)
+	}
+	return f.Sync()
 }
 
 // moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the

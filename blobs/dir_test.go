@@ -79,7 +79,7 @@ func publishOne(t testing.TB, d *blobs.Dir) blobs.Name {
 	stage, err := d.Stage(t.Context(), name.Generation, 0)
 	if err == nil {
 		_, err = stage.Write([]byte("content"))
-		err = errors.Join(err, stage.Close(), d.Commit(t.Context(), name.Generation, name))
+		err = errors.Join(err, stage.Close(), d.Commit(t.Context(), name.Generation, name, 7))
 	}
 	if err != nil {
 		t.Fatal(err)

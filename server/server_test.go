@@ -403,6 +403,18 @@ func serve(t *testing.T, s *server.Server) (address string, stop func() error) {
 	return ln.Addr().String(), func() error { cancel(); return <-done }
 }
 
+// waitFor asks a path, without the network, until the answer is as wanted.
+func waitFor(s *server.Server, path string, wanted func(*httptest.ResponseRecorder) bool) {
+	for {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if wanted(w) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func TestDrain(t *testing.T) {
 	s := newServer(t)
 	address, stop := serve(t, s)
@@ -416,18 +428,23 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := make(chan string, 1)
-	go func() { status <- c.send(r).Status }()
+	go func() {
+		resp, err := c.Do(r)
+		if err != nil {
+			status <- err.Error()
+			return
+		}
+		resp.Body.Close()
+		status <- resp.Status
+	}()
 	feed.Write([]byte("begun"))
+	// A connection whose request has not reached the handler is idle, and may be closed.
+	waitFor(s, "/metrics", func(w *httptest.ResponseRecorder) bool {
+		return strings.Contains(w.Body.String(), "registry_http_in_flight_requests 1\n")
+	})
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
-	for { // until the server says that it stops, which it does before it stops listening
-		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
-		if w.Code == 503 {
-			break
-		}
-		runtime.Gosched()
-	}
+	waitFor(s, "/readyz", func(w *httptest.ResponseRecorder) bool { return w.Code == 503 })
 	feed.Write([]byte(", finished"))
 	feed.Close()
 	if got := <-status; got != "202 Accepted" {

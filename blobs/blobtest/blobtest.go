@@ -18,7 +18,7 @@ import (
 // Run tests the contract of blobs.Store on stores that open returns, each new and empty.
 func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
 	for name, test := range map[string]func(*testing.T, *suite){
-		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "generations": generations,
+		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "wrong size": wrongSize, "generations": generations,
 		"open file outlives removal": outlive, "many at once": many, "listings": listings, "hostile names": hostile, "check": check,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
@@ -44,10 +44,11 @@ func (s *suite) stage(id string, offset int64, content string) {
 	}
 }
 
-func (s *suite) commit(id string, d digest.Digest) blobs.Name {
+func (s *suite) commit(id string, content string, algs ...digest.Algorithm) blobs.Name {
 	s.t.Helper()
-	name := blobs.Name{Digest: d, Generation: id}
-	if err := s.Commit(s.t.Context(), id, name); err != nil {
+	alg := append(algs, digest.Canonical)[0]
+	name := blobs.Name{Digest: alg.FromString(content), Generation: id}
+	if err := s.Commit(s.t.Context(), id, name, int64(len(content))); err != nil {
 		s.t.Fatal(err)
 	}
 	return name
@@ -77,7 +78,7 @@ func roundTrip(t *testing.T, s *suite) {
 	for n, content := range []string{"", "x", strings.Repeat("0123456789", 1_000_000)} {
 		for m, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 			s.stage(id(10*n+m), 0, content)
-			s.want(s.commit(id(10*n+m), alg.FromString(content)), content)
+			s.want(s.commit(id(10*n+m), content, alg), content)
 		}
 	}
 }
@@ -85,10 +86,10 @@ func roundTrip(t *testing.T, s *suite) {
 func cutBack(t *testing.T, s *suite) {
 	s.stage(id(1), 0, "hello, unrecorded")
 	s.stage(id(1), 5, " world")
-	s.want(s.commit(id(1), digest.FromString("hello world")), "hello world")
+	s.want(s.commit(id(1), "hello world"), "hello world")
 	s.stage(id(2), 0, "all of it")
 	s.stage(id(2), 0, "")
-	s.want(s.commit(id(2), digest.FromString("")), "")
+	s.want(s.commit(id(2), ""), "")
 }
 
 func missing(t *testing.T, s *suite) {
@@ -98,7 +99,7 @@ func missing(t *testing.T, s *suite) {
 	_, err = s.Stage(t.Context(), id(2), 4)
 	s.wantNotFound(err)
 	name := blobs.Name{Digest: digest.FromString("x"), Generation: id(3)}
-	s.wantNotFound(s.Commit(t.Context(), id(3), name))
+	s.wantNotFound(s.Commit(t.Context(), id(3), name, 1))
 	_, err = s.Open(t.Context(), name)
 	s.wantNotFound(err)
 	if err := errors.Join(s.Remove(t.Context(), name), s.Discard(t.Context(), id(3)), s.Discard(t.Context(), id(2)), s.Discard(t.Context(), id(2))); err != nil {
@@ -110,19 +111,30 @@ func missing(t *testing.T, s *suite) {
 
 func nameUsed(t *testing.T, s *suite) {
 	s.stage(id(1), 0, "first")
-	name := s.commit(id(1), digest.FromString("first"))
+	name := s.commit(id(1), "first")
 	s.stage(id(1), 0, "other")
-	if err := s.Commit(t.Context(), id(1), name); !errors.Is(err, blobs.ErrExists) {
+	if err := s.Commit(t.Context(), id(1), name, 5); !errors.Is(err, blobs.ErrExists) {
 		t.Errorf("%v, want ErrExists", err)
 	}
 	s.want(name, "first")
 }
 
+func wrongSize(t *testing.T, s *suite) {
+	for n, size := range []int64{0, 6, 8} {
+		s.stage(id(n), 0, "content")
+		name := blobs.Name{Digest: digest.FromString("content"), Generation: id(n)}
+		if err := s.Commit(t.Context(), id(n), name, size); err == nil {
+			t.Errorf("%d of 7 bytes were committed", size)
+		}
+		_, err := s.Open(t.Context(), name)
+		s.wantNotFound(err)
+	}
+}
+
 func generations(t *testing.T, s *suite) {
-	d := digest.FromString("same")
 	s.stage(id(1), 0, "same")
 	s.stage(id(2), 0, "same")
-	one, two := s.commit(id(1), d), s.commit(id(2), d)
+	one, two := s.commit(id(1), "same"), s.commit(id(2), "same")
 	if err := s.Remove(t.Context(), one); err != nil {
 		t.Error(err)
 	}
@@ -133,7 +145,7 @@ func generations(t *testing.T, s *suite) {
 
 func outlive(t *testing.T, s *suite) {
 	s.stage(id(1), 0, "still here")
-	name := s.commit(id(1), digest.FromString("still here"))
+	name := s.commit(id(1), "still here")
 	f, err := s.Open(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +167,7 @@ func many(t *testing.T, s *suite) {
 			w, err := s.Stage(t.Context(), id(n), 0)
 			if err == nil {
 				_, err = io.WriteString(w, content)
-				err = errors.Join(err, w.Close(), s.Commit(t.Context(), id(n), blobs.Name{Digest: digest.FromString(content), Generation: id(n)}))
+				err = errors.Join(err, w.Close(), s.Commit(t.Context(), id(n), blobs.Name{Digest: digest.FromString(content), Generation: id(n)}, int64(len(content))))
 			}
 			if err != nil {
 				t.Error(err)
@@ -174,7 +186,7 @@ func listings(t *testing.T, s *suite) {
 	for n := range 30 {
 		content := strings.Repeat("x", n)
 		s.stage(id(n), 0, content)
-		want[s.commit(id(n), digest.FromString(content))] = int64(n)
+		want[s.commit(id(n), content)] = int64(n)
 	}
 	s.stage(id(100), 0, "abc")
 	err := s.Names(t.Context(), func(name blobs.Name, info blobs.Info) error {
@@ -230,7 +242,7 @@ func hostile(t *testing.T, s *suite) {
 	}
 	for _, bad := range []digest.Digest{"", "sha256:", "sha256:../../x", "md5:d41d8cd98f00b204e9800998ecf8427e", digest.Digest(strings.ToUpper(good.String())), good + "\n"} {
 		s.stage(id(1), 0, "x")
-		if err := s.Commit(t.Context(), id(1), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
+		if err := s.Commit(t.Context(), id(1), blobs.Name{Digest: bad, Generation: id(1)}, 1); err == nil {
 			t.Errorf("committed digest %q", bad)
 		}
 		if _, err := s.Open(t.Context(), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {

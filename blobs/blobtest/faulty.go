@@ -83,8 +83,8 @@ func (f *Faulty) Stage(ctx context.Context, id string, offset int64) (s blobs.St
 }
 
 // Commit implements blobs.Store.
-func (f *Faulty) Commit(ctx context.Context, id string, name blobs.Name) error {
-	return f.do(OpCommit, func() error { return f.Store.Commit(ctx, id, name) })
+func (f *Faulty) Commit(ctx context.Context, id string, name blobs.Name, size int64) error {
+	return f.do(OpCommit, func() error { return f.Store.Commit(ctx, id, name, size) })
 }
 
 // Open implements blobs.Store.

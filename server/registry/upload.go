@@ -162,7 +162,7 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 	// From here on the client's patience is not asked: a half-done publish helps nobody.
 	ctx = context.WithoutCancel(ctx)
 	name := blobs.Name{Digest: d, Generation: u.ID}
-	if err := r.blobs.Commit(ctx, u.ID, name); err != nil {
+	if err := r.blobs.Commit(ctx, u.ID, name, u.Size); err != nil {
 		return AsError(err)
 	}
 	if u.Algorithm != d.Algorithm() {
