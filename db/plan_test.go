@@ -1,0 +1,75 @@
+package db
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestPlans sees that what every pull and every list asks is answered from an index, in its order, however large the
+// tables are: a plan that scans or sorts would only be noticed on a large registry.
+func TestPlans(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	one := []byte{packedSHA256}
+	recorded := map[string]bool{}
+	tx := &Tx{conn: <-d.readers}
+	defer func() { d.readers <- tx.conn }()
+	for name, run := range map[string]func(){
+		"manifest by tag":    func() { tx.StatTaggedManifest("a", "b") },
+		"manifest by digest": func() { tx.manifest(manifestColumns+manifestByDigest, false, "a", one) },
+		"blob":               func() { tx.Blob("a", "sha256:"+digestOfNothing) },
+		"blob is held":       func() { tx.BlobIsHeld(Blob{}) },
+		"blob somewhere":     func() { tx.BlobSomewhere("sha256:" + digestOfNothing) },
+		"tags":               func() { tx.Tags(1, "", 1) },
+		"tag infos":          func() { tx.TagInfos(1, "", 1) },
+		"repositories":       func() { tx.Repositories("", 1) },
+		"referrers":          func() { tx.Referrers("a", "sha256:"+digestOfNothing, "", "", 1) },
+		"referrers, filter":  func() { tx.Referrers("a", "sha256:"+digestOfNothing, "x", "", 1) },
+		"upload":             func() { tx.Upload("a", "b") },
+		"uploads":            func() { tx.CountUploads("a") },
+		"idle uploads":       func() { tx.IdleUploads(d.now(), 1) },
+	} {
+		run()
+		for query := range tx.conn.statements {
+			if recorded[query] {
+				continue
+			}
+			recorded[query] = true
+			for _, step := range plan(t, tx.conn, query) {
+				if strings.HasPrefix(step, "SCAN") && step != "SCAN CONSTANT ROW" || strings.Contains(step, "TEMP B-TREE") {
+					t.Errorf("%s: %s\n%s", name, step, query)
+				}
+			}
+		}
+	}
+}
+
+const digestOfNothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+func plan(t *testing.T, c *conn, query string) (steps []string) {
+	t.Helper()
+	rows, err := c.QueryContext(context.Background(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+	if err != nil {
+		t.Fatal(query, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, step)
+	}
+	return steps
+}
