@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -261,7 +262,7 @@ func (s *settings) address() (string, error) {
 	if s.origin["port"] > byDefault && s.origin["port"] >= s.origin["addr"] {
 		port = s.String("port")
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil { // a name such as http would be one on some machines only
 		return "", usagef("port %q is not a number from 0 to 65535", port)
 	}
 	return net.JoinHostPort(host, port), nil
