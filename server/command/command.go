@@ -172,9 +172,31 @@ func (p *Program) openExisting(ctx context.Context, s *settings) (*registry.Regi
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := os.Stat(at.DB); err != nil {
-		return nil, nil, fmt.Errorf("no registry at --db %s: %w", at.DB, errors.Unwrap(err))
+	if err := at.exists(); err != nil {
+		return nil, nil, err
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return p.Open(ctx, at, registry.Config{Log: log})
+}
+
+// exists says what is missing. Opening would turn an empty file into a database and make a missing directory, and a
+// removal would then go on without the bytes it is about.
+func (at Location) exists() error {
+	file, err := os.Stat(at.DB)
+	switch {
+	case err != nil:
+		return fmt.Errorf("no registry at --db %s: %w", at.DB, errors.Unwrap(err))
+	case file.IsDir():
+		return fmt.Errorf("no registry at --db %s: it is a directory", at.DB)
+	case file.Size() == 0:
+		return fmt.Errorf("no registry at --db %s: the file is empty", at.DB)
+	}
+	dir, err := os.Stat(at.Blobs)
+	switch {
+	case err != nil:
+		return fmt.Errorf("no blobs at --blobs %s: %w", at.Blobs, errors.Unwrap(err))
+	case !dir.IsDir():
+		return fmt.Errorf("no blobs at --blobs %s: it is not a directory", at.Blobs)
+	}
+	return nil
 }
