@@ -194,7 +194,7 @@ func (p *Program) remove(ctx context.Context, s *settings, r removal) (err error
 		}
 		return nil
 	}
-	if len(found) > 0 && !s.Bool("yes") && isTerminal(p.Stdin) && !p.confirm(found, r) {
+	if !s.Bool("yes") && isTerminal(p.Stdin) && !p.confirm(found, r) {
 		return errors.New("nothing removed")
 	}
 	for _, what := range found {
@@ -206,9 +206,10 @@ func (p *Program) remove(ctx context.Context, s *settings, r removal) (err error
 	return nil
 }
 
-// findAll lists what the patterns match, each thing once.
+// findAll lists what the patterns match, each thing once. Nothing at all is an error: a script that cleans up by a glob
+// with a typing mistake in it should not look as if it had worked.
 func (p *Program) findAll(reg *registry.Registry, r removal) ([]pattern, error) {
-	var found []pattern
+	var found, idle []pattern
 	seen := map[pattern]bool{}
 	for _, what := range r.patterns {
 		matched := false
@@ -222,10 +223,24 @@ func (p *Program) findAll(reg *registry.Registry, r removal) ([]pattern, error) 
 			}
 		}
 		if !matched {
-			fmt.Fprintf(p.Stderr, "registry: nothing matches %s\n", what)
+			idle = append(idle, what)
 		}
 	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("nothing matches %s", joined(idle))
+	}
+	if len(idle) > 0 {
+		fmt.Fprintf(p.Stderr, "registry: nothing matches %s\n", joined(idle))
+	}
 	return found, nil
+}
+
+func joined(patterns []pattern) string {
+	var words []string
+	for _, what := range patterns {
+		words = append(words, what.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 func (p *Program) confirm(found []pattern, r removal) bool {
