@@ -59,11 +59,24 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() {
+	defer announceStop(ctx, log)()
+	return srv.Serve(ctx, ln)
+}
+
+// announceStop says that the server stops, as soon as ctx is done. The function it returns waits until that is said: a
+// server with nothing to finish would be gone before.
+func announceStop(ctx context.Context, log *slog.Logger) (wait func()) {
+	said := make(chan struct{})
+	forget := context.AfterFunc(ctx, func() {
+		defer close(said)
 		log.Info("stopping: requests under way may finish; a second signal ends at once")
 		notify(log, daemon.SdNotifyStopping)
-	})()
-	return srv.Serve(ctx, ln)
+	})
+	return func() {
+		if !forget() {
+			<-said
+		}
+	}
 }
 
 // absolute is a path as somebody else has to write it.
