@@ -1,6 +1,7 @@
 package db
 
 import (
+	"database/sql"
 	"errors"
 	"time"
 
@@ -137,8 +138,23 @@ func (tx *Tx) LeaseBlob(b Blob) error {
 	return err
 }
 
-// HasBlobs says whether there is any blob at all.
-func (tx *Tx) HasBlobs() (any bool, err error) {
-	err = tx.row(`SELECT EXISTS (SELECT 1 FROM blobs)`, nil, &any)
-	return any, err
+// StoredBlob names the file of a blob.
+type StoredBlob struct {
+	Digest     digest.Digest
+	Generation string
+}
+
+// SomeBlobs returns up to limit blobs, none if there is none at all.
+func (tx *Tx) SomeBlobs(limit int) (list []StoredBlob, err error) {
+	err = tx.rows(`SELECT digest, generation FROM blobs ORDER BY id LIMIT ?`, []any{limit}, func(r *sql.Rows) error {
+		var b StoredBlob
+		var packed []byte
+		if err := r.Scan(&packed, &b.Generation); err != nil {
+			return err
+		}
+		b.Digest, err = unpackDigest(packed)
+		list = append(list, b)
+		return err
+	})
+	return list, err
 }

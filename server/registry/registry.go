@@ -91,28 +91,39 @@ func New(cfg Config) *Registry {
 	return r
 }
 
-// ErrLostDatabase says that the database knows nothing while the store is full of blobs.
-var ErrLostDatabase = errors.New("the database is empty but the blob directory is not: restore the database, or move the blobs away to start anew")
+// What CheckPair finds when the database and the store do not belong together.
+var (
+	ErrLostDatabase = errors.New("the database is empty but the blob directory is not: restore the database, or move the blobs away to start anew")
+	ErrLostBlobs    = errors.New("the blob directory has none of the blobs that the database names: is it the right directory? If the blobs are lost, restore them, or move the database away to start anew")
+)
 
-// CheckPair guards against serving from a new database beside the blobs of a lost one, where every pull would fail and
-// a collection would remove everything. It returns ErrLostDatabase then.
+// CheckPair guards against serving a database beside blobs that are not its own. From a new database beside the blobs of
+// a lost one every pull would fail, and a collection would remove everything; beside an empty or a wrong directory
+// clients would be told that blobs are there and would not push them again. It returns ErrLostDatabase or ErrLostBlobs
+// then. One blob that is found is enough: single lost files are not for the start to find.
 func (r *Registry) CheckPair(ctx context.Context) error {
-	known := errors.New("known")
-	err := r.db.View(ctx, func(tx *db.Tx) error {
-		any, err := tx.HasBlobs()
-		if err == nil && any {
-			return known
-		}
+	const sample = 20
+	var some []db.StoredBlob
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		some, err = tx.SomeBlobs(sample)
 		return err
 	})
 	if err != nil {
-		if errors.Is(err, known) {
-			return nil
-		}
 		return AsError(err)
 	}
-	err = r.blobs.Names(ctx, func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
-	return err
+	if len(some) == 0 {
+		return r.blobs.Names(ctx, func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
+	}
+	for _, b := range some {
+		f, err := r.blobs.Open(ctx, blobs.Name(b))
+		if err == nil {
+			return f.Close()
+		}
+		if !errors.Is(err, blobs.ErrNotFound) {
+			return AsError(err)
+		}
+	}
+	return ErrLostBlobs
 }
 
 // Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire.

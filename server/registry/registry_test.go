@@ -791,7 +791,18 @@ func TestHeadRenewsOldLeases(t *testing.T) {
 	}
 }
 
-func TestEmptyDatabaseBesideBlobs(t *testing.T) {
+// generation returns the name of the file that has the content.
+func (f *fixture) generation(content string) (name blobs.Name) {
+	f.store.Names(context.Background(), func(n blobs.Name, _ blobs.Info) error {
+		if n.Digest == digest.FromString(content) {
+			name = n
+		}
+		return nil
+	})
+	return name
+}
+
+func TestDatabaseAndBlobsBelongTogether(t *testing.T) {
 	f := newFixture(t)
 	if err := f.CheckPair(t.Context()); err != nil {
 		t.Error(err)
@@ -803,6 +814,21 @@ func TestEmptyDatabaseBesideBlobs(t *testing.T) {
 	lost := registry.New(registry.Config{DB: dbtest.Open(t), Blobs: f.store})
 	if err := lost.CheckPair(t.Context()); !errors.Is(err, registry.ErrLostDatabase) {
 		t.Error(err)
+	}
+	other := newFixture(t)
+	moved := registry.New(registry.Config{DB: f.db, Blobs: other.store})
+	for range 2 { // an empty directory, then that of another registry
+		if err := moved.CheckPair(t.Context()); !errors.Is(err, registry.ErrLostBlobs) {
+			t.Error(err)
+		}
+		other.blob("a", "other")
+	}
+	f.blob("a", "second")
+	if err := f.store.Remove(t.Context(), f.generation("content")); err != nil {
+		t.Error(err)
+	}
+	if err := f.CheckPair(t.Context()); err != nil {
+		t.Error("one lost file of two:", err)
 	}
 }
 
