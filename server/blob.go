@@ -1,9 +1,13 @@
 package server
 
 import (
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
+
+	"registry/server/registry"
 )
 
 // getBase says that this is a registry ("Determining Support", end-1).
@@ -29,9 +33,45 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, t target) error
 	defer b.Close()
 	limitRanges(r)
 	blobHeader(w.Header(), t)
+	content := contentWriter{ResponseWriter: w}
 	// The file itself is handed on, so that the kernel copies it to the connection.
-	http.ServeContent(w, r, "", time.Time{}, b.File)
-	return nil
+	http.ServeContent(&content, r, "", time.Time{}, b.File)
+	return content.err()
+}
+
+// contentWriter is what http.ServeContent writes to. It keeps back the errors, which are plain text, for the writer of
+// errors to answer.
+type contentWriter struct {
+	http.ResponseWriter
+	failed int // status
+}
+
+func (w *contentWriter) WriteHeader(status int) {
+	if status == http.StatusRequestedRangeNotSatisfiable || status >= 500 {
+		w.failed = status
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *contentWriter) Write(p []byte) (int, error) {
+	if w.failed != 0 {
+		return len(p), nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom leads to the one of the recorder.
+func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }
+
+func (w *contentWriter) err() error {
+	switch w.failed {
+	case 0:
+		return nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		return registry.RangeUnknown.With(nil)
+	}
+	return fmt.Errorf("the stored file cannot be served: status %d", w.failed)
 }
 
 // headBlob says that a blob is there ("Checking if content exists in the registry", end-2).
@@ -41,6 +81,11 @@ func (s *Server) headBlob(w http.ResponseWriter, r *http.Request, t target) erro
 		return err
 	}
 	blobHeader(w.Header(), t)
+	if isCached(r, t.digest) {
+		w.Header().Del("Content-Type")
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
 	w.Header().Set("Accept-Ranges", "bytes")
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	w.WriteHeader(http.StatusOK)

@@ -17,14 +17,17 @@ const statusClientGone = 499
 // writeError answers with an error of the specification's form ("Error Codes"). What caused it goes to the log only.
 func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 	if isClientGone(r, err) {
+		if w.status == 0 {
+			w.WriteHeader(statusClientGone) // not nothing, which would mean 200 to whoever does receive it
+		}
 		w.status = statusClientGone
 		return
 	}
 	e := registry.AsError(err)
 	if e.Code.Status >= 500 {
 		s.log.Error("request failed", "id", w.id, "method", r.Method, "repository", w.target.repo, "err", err)
-	} else if e.Err != nil {
-		s.log.Debug("request refused", "id", w.id, "method", r.Method, "repository", w.target.repo, "err", err)
+	} else {
+		s.log.Debug("request refused", "id", w.id, "method", r.Method, "path", logged(r.URL.EscapedPath()), "err", err)
 	}
 	if w.status != 0 {
 		// The answer has begun: all that is left is to break the connection, so that nobody takes it for complete.
@@ -44,6 +47,9 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 	}
 	writeBody(w, r, e.Code.Status, "application/json", body)
 }
+
+// logged cuts off what the client chose, which may be very long.
+func logged(s string) string { return s[:min(len(s), 500)] }
 
 // writeBody answers with a body of known length, which HEAD leaves out.
 func writeBody(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {

@@ -26,11 +26,11 @@ func readPage(q url.Values, limit int) (registry.Page, error) {
 	if text == "" {
 		return p, nil
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) || n < 0 {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		return p, registry.PaginationInvalid.With("n is not a number of entries")
 	}
-	p.Limit = int(min(n, int64(limit)))
+	p.Limit = int(min(n, uint64(limit)))
 	return p, nil
 }
 

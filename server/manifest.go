@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // manifestHeader describes a manifest with the media type it was pushed with, whatever the client accepts: its digest
@@ -19,11 +21,11 @@ func manifestHeader(h http.Header, m registry.Manifest) {
 	h.Set("Etag", `"`+m.Digest.String()+`"`)
 }
 
-// isCached says whether the client has the manifest already (RFC 9110 section 13.1.2).
-func isCached(r *http.Request, m registry.Manifest) bool {
-	for _, tag := range strings.Split(r.Header.Get("If-None-Match"), ",") {
+// isCached says whether the client has the content already (RFC 9110 section 13.1.2).
+func isCached(r *http.Request, d digest.Digest) bool {
+	for tag := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
 		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-		if tag == "*" || strings.Trim(tag, `"`) == m.Digest.String() {
+		if tag == "*" || strings.Trim(tag, `"`) == d.String() {
 			return true
 		}
 	}
@@ -42,7 +44,7 @@ func (s *Server) getManifest(w http.ResponseWriter, r *http.Request, t target) e
 	if err != nil {
 		return err
 	}
-	if isCached(r, m) {
+	if isCached(r, m.Digest) {
 		writeNotModified(w, m)
 		return nil
 	}
@@ -58,7 +60,7 @@ func (s *Server) headManifest(w http.ResponseWriter, r *http.Request, t target) 
 	if err != nil {
 		return err
 	}
-	if isCached(r, m) {
+	if isCached(r, m.Digest) {
 		writeNotModified(w, m)
 		return nil
 	}

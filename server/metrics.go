@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -16,21 +17,24 @@ type metrics struct {
 	registry      *prometheus.Registry
 	requests      *prometheus.CounterVec
 	duration      *prometheus.HistogramVec
-	inFlight      prometheus.Gauge
+	inFlight      *prometheus.GaugeVec
+	log           *slog.Logger
 	requestBytes  *prometheus.HistogramVec
 	responseBytes *prometheus.HistogramVec
 }
 
 func newMetrics(s *Server) *metrics {
 	sizes := prometheus.ExponentialBuckets(1<<10, 16, 7) // 1 KiB to 16 GiB
+	times := []float64{.001, .005, .025, .1, .5, 1, 5, 25, 60, 300}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
+		log:      s.log,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_http_requests_total", Help: "Requests answered."}, []string{"handler", "method", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "registry_http_request_duration_seconds", Help: "Time from a request's header to the end of its answer."}, []string{"handler", "method"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "registry_http_in_flight_requests", Help: "Requests being answered."}),
+			Name: "registry_http_request_duration_seconds", Help: "Time from a request's header to the end of its answer.", Buckets: times}, []string{"handler", "method"}),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "registry_http_in_flight_requests", Help: "Requests being answered."}, []string{"handler"}),
 		requestBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "registry_http_request_size_bytes", Help: "Bytes of request bodies.", Buckets: sizes}, []string{"handler"}),
 		responseBytes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -45,15 +49,19 @@ func newMetrics(s *Server) *metrics {
 	return m
 }
 
+// handler answers with the metrics there are. What cannot be collected is missing, and the log says why: when the
+// database fails, the other figures are wanted most.
 func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelError),
+	})
 }
 
-func (m *metrics) begin() { m.inFlight.Inc() }
+func (m *metrics) begin(w *recorder) { m.inFlight.WithLabelValues(w.label()).Inc() }
 
 func (m *metrics) end(w *recorder, r *http.Request, received int64, took time.Duration) {
-	m.inFlight.Dec()
 	method, label := strings.ToLower(methodLabel(r.Method)), w.label()
+	m.inFlight.WithLabelValues(label).Dec()
 	m.requests.WithLabelValues(label, method, statusLabel(w.status)).Inc()
 	m.duration.WithLabelValues(label, method).Observe(took.Seconds())
 	m.requestBytes.WithLabelValues(label).Observe(float64(received))

@@ -20,15 +20,16 @@ type recorder struct {
 	idle     time.Duration
 	deadline time.Time // of the connection, as last set for writing
 	id       string
-	target   target
-	route    *route // nil if no route was found
+	target   target // of the path
+	invalid  error  // what is wrong with the path
+	route    *route // nil if the path or the method has none
 	status   int    // 0 until the header is written
 	bytes    int64  // of the body, out
 }
 
 // sendPart is how much of a file the kernel is asked to send under one deadline: a client that takes at least this much
 // in the idle time is never cut off, however large the blob.
-const sendPart = 1 << 20
+const sendPart = 256 << 10
 
 // extend moves the deadline for writing when enough of it has passed for the system call to be worth it.
 func (w *recorder) extend() {
@@ -95,31 +96,40 @@ type idleBody struct {
 	idle     time.Duration
 	deadline time.Time
 	bytes    int64
-	ended    bool // the body has been read to its end
 }
 
-func (b *idleBody) Read(p []byte) (int, error) {
+// watchBody gives r an idleBody in place of its body. The deadline runs from now on and not from the first Read: before
+// it writes an answer, net/http reads what a handler left of a body, and must not wait for a client that sends nothing.
+// r is a copy, because net/http looks at the body of its own to see how it was left.
+func watchBody(r *http.Request, control *http.ResponseController, idle time.Duration) (*http.Request, *idleBody) {
+	b := &idleBody{ReadCloser: r.Body, control: control, idle: idle}
+	if r.Body == nil || r.Body == http.NoBody {
+		return r, b
+	}
+	b.extend()
+	watched := *r
+	watched.Body = b
+	return &watched, b
+}
+
+// extend is recorder.extend for reading.
+func (b *idleBody) extend() {
 	if now := time.Now(); b.deadline.Sub(now) < b.idle*3/4 {
 		b.deadline = now.Add(b.idle)
 		b.control.SetReadDeadline(b.deadline)
 	}
+}
+
+func (b *idleBody) Read(p []byte) (int, error) {
+	b.extend()
 	n, err := b.ReadCloser.Read(p)
 	b.bytes += int64(n)
 	if err == io.EOF {
 		// The handler may take longer than the idle time with what it has read, and the server reads on meanwhile to
 		// notice a client that goes away.
-		b.ended = true
 		b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
-}
-
-// leave bounds what the server does with the rest of a body that the handler did not want: it reads a little of it, to
-// keep the connection, and must not wait for a client that sends nothing.
-func (b *idleBody) leave() {
-	if !b.ended && b.deadline.IsZero() {
-		b.control.SetReadDeadline(time.Now().Add(b.idle))
-	}
 }
 
 // observe gives requests an id, deadlines, a line in the log and their share of the metrics, and turns a panic of a
@@ -127,14 +137,14 @@ func (b *idleBody) leave() {
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		s.underWay.RLock()
+		defer s.underWay.RUnlock()
 		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID()}
 		w.Header().Set("X-Request-Id", w.id)
-		body := &idleBody{ReadCloser: r.Body, control: w.control, idle: w.idle}
-		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = body
-			defer body.leave()
-		}
-		s.metrics.begin()
+		w.target, w.invalid = parsePath(r.URL.Path)
+		w.route = findRoute(w.target.endpoint, r.Method)
+		r, body := watchBody(r, w.control, w.idle)
+		s.metrics.begin(w)
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {

@@ -48,12 +48,12 @@ func readChunk(r *http.Request) (registry.Chunk, error) {
 	if r.ContentLength == 0 {
 		c.Length = 0
 	}
-	header := r.Header.Get("Content-Range")
-	if header == "" {
+	headers := r.Header.Values("Content-Range")
+	if len(headers) == 0 {
 		return c, nil
 	}
-	cr, ok := parseContentRange(header)
-	if !ok {
+	cr, ok := parseContentRange(headers[0])
+	if !ok || len(headers) > 1 {
 		return c, registry.BlobUploadInvalid.With("Content-Range is not of the form <first>-<last>")
 	}
 	if r.ContentLength >= 0 && r.ContentLength != cr.length {
@@ -67,10 +67,11 @@ func readChunk(r *http.Request) (registry.Chunk, error) {
 // with many times the blob.
 const maxRanges = 16
 
-// limitRanges takes a Range header with too many parts away, which makes the answer the whole blob (RFC 9110 section
-// 14.2 allows it).
+// limitRanges takes away a Range header with too many parts, and one that does not count bytes, which nobody
+// understands. The answer is the whole blob then (RFC 9110 section 14.2).
 func limitRanges(r *http.Request) {
-	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+	header := r.Header.Get("Range")
+	if strings.Count(header, ",") >= maxRanges || !strings.HasPrefix(header, "bytes=") {
 		r.Header.Del("Range")
 	}
 }

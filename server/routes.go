@@ -81,10 +81,10 @@ func findRoute(e endpoint, method string) *route {
 }
 
 // allowed lists the methods of an endpoint, for the Allow header.
-func allowed(e endpoint) string {
+func allowed(e endpoint, readOnly bool) string {
 	methods := []string{http.MethodOptions}
 	for _, r := range routes {
-		if r.endpoint == e {
+		if r.endpoint == e && !(readOnly && r.access.writes()) {
 			methods = append(methods, r.method)
 		}
 	}

@@ -123,8 +123,11 @@ func TestAllowed(t *testing.T) {
 	for e, want := range map[endpoint]string{
 		endpointBase: "GET, HEAD, OPTIONS", endpointManifest: "DELETE, GET, HEAD, OPTIONS, PUT", endpointUploads: "OPTIONS, POST",
 	} {
-		if got := allowed(e); got != want {
+		if got := allowed(e, false); got != want {
 			t.Errorf("%s: %s, want %s", e, got, want)
 		}
+	}
+	if got := allowed(endpointManifest, true); got != "GET, HEAD, OPTIONS" {
+		t.Errorf("read-only: %s", got)
 	}
 }

@@ -63,7 +63,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	select {
 	case err := <-failed:
-		return err
+		return errors.Join(err, s.cutOff())
 	case <-ctx.Done():
 		return s.drain()
 	}
@@ -81,14 +81,23 @@ func (s *Server) drain() error {
 	case err := <-done:
 		if err != nil {
 			s.log.Warn("requests cut off", "after", s.cfg.DrainTimeout)
-			return s.http.Close()
+			return s.cutOff()
 		}
 		return nil
 	case <-s.closing:
 		cancel()
 		<-done
-		return s.http.Close()
+		return s.cutOff()
 	}
+}
+
+// cutOff closes every connection and waits for the handlers, which notice soon: after Serve the caller closes what they
+// use.
+func (s *Server) cutOff() error {
+	err := s.http.Close()
+	s.underWay.Lock()
+	defer s.underWay.Unlock()
+	return err
 }
 
 // Close cuts every connection off at once, whether the server drains or not.
@@ -133,6 +142,7 @@ type certificate struct {
 	mu      sync.Mutex
 	pair    *tls.Certificate
 	stamp   string
+	trouble string // what was last logged
 	checked time.Time
 }
 
@@ -143,32 +153,29 @@ const certificateCheck = time.Second
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.checked) >= certificateCheck {
-		c.checked = time.Now()
-		if stamp, err := c.stampOfFiles(); err != nil {
-			c.log.Error("TLS certificate cannot be read, the old one stays in use", "err", err)
-		} else if stamp != c.stamp {
-			if err := c.loadLocked(stamp); err != nil {
-				c.log.Error("TLS certificate is not usable, the old one stays in use", "err", err)
-			} else {
-				c.log.Info("TLS certificate reloaded")
-			}
-		}
+	if time.Since(c.checked) < certificateCheck {
+		return c.pair, nil
+	}
+	c.checked = time.Now()
+	before := c.pair
+	err := c.load()
+	switch {
+	case err == nil && c.pair != before:
+		c.trouble = ""
+		c.log.Info("TLS certificate reloaded")
+	case err != nil && err.Error() != c.trouble:
+		c.trouble = err.Error() // once, not at every handshake
+		c.log.Error("TLS certificate is not usable, the old one stays in use", "err", err)
 	}
 	return c.pair, nil
 }
 
+// load reads the files if they are not those in use. c.mu is held, or nobody else has c yet.
 func (c *certificate) load() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	stamp, err := c.stampOfFiles()
-	if err != nil {
+	if err != nil || stamp == c.stamp {
 		return err
 	}
-	return c.loadLocked(stamp)
-}
-
-func (c *certificate) loadLocked(stamp string) error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,7 @@ type Server struct {
 	health   health
 	http     *http.Server
 	draining atomic.Bool
+	underWay sync.RWMutex  // read-locked by every request of the API
 	closing  chan struct{} // closed by Close
 	closed   atomic.Bool
 }
@@ -80,20 +82,32 @@ func (s *Server) router() http.Handler {
 	mux.RedirectTrailingSlash, mux.RedirectFixedPath, mux.HandleMethodNotAllowed, mux.HandleOPTIONS = false, false, false, false
 	api := s.observe(http.HandlerFunc(s.serveAPI))
 	mux.NotFound = api // also methods that nobody has heard of
+	// Not mux.Handler, which copies each request to add parameters that the API does not read.
+	handle := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { api.ServeHTTP(w, r) }
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-		mux.Handler(method, "/v2", api)
-		mux.Handler(method, "/v2/*path", api)
+		mux.Handle(method, "/v2", handle)
+		mux.Handle(method, "/v2/*path", handle)
 	}
 	for _, method := range []string{"GET", "HEAD"} {
 		for _, path := range []string{"/livez", "/live"} {
-			mux.HandlerFunc(method, path, s.serveLive)
+			mux.Handler(method, path, s.small(s.serveLive))
 		}
 		for _, path := range []string{"/readyz", "/ready", "/healthz"} {
-			mux.HandlerFunc(method, path, s.serveReady)
+			mux.Handler(method, path, s.small(s.serveReady))
 		}
-		mux.Handler(method, "/metrics", s.metrics.handler())
+		mux.Handler(method, "/metrics", s.small(s.metrics.handler().ServeHTTP))
 	}
 	return mux
+}
+
+// small gives an exchange that is small both ways one deadline for the whole.
+func (s *Server) small(h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		control.SetWriteDeadline(time.Now().Add(s.cfg.BodyIdleTimeout))
+		r, _ = watchBody(r, control, s.cfg.BodyIdleTimeout)
+		h(w, r)
+	})
 }
 
 // maxURI is longer than any address the API has a use for.
@@ -112,34 +126,34 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 	if len(r.RequestURI) > maxURI {
 		return registry.AddressTooLong.With(nil)
 	}
-	t, err := parsePath(r.URL.Path)
-	if t.endpoint == "" {
-		return err
-	}
-	w.target = t
-	route := findRoute(t.endpoint, r.Method)
-	if route != nil {
-		w.route = route
+	if w.target.endpoint == "" {
+		return w.invalid
 	}
 	// Decoding makes %2F a separator, so a path with one would be understood as another than the one a proxy in front
-	// has checked.
-	if strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
+	// has checked. RawPath is what was sent, whenever it is not what Path would be sent as.
+	if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
 		return registry.NameInvalid.With("the path has an encoded slash")
 	}
 	switch {
 	case r.Method == http.MethodOptions:
-		w.Header().Set("Allow", allowed(t.endpoint))
+		w.Header().Set("Allow", allowed(w.target.endpoint, s.cfg.ReadOnly))
 		w.WriteHeader(http.StatusNoContent)
 		return nil
-	case route == nil:
-		w.Header().Set("Allow", allowed(t.endpoint))
-		return registry.Unsupported.With("the endpoint does not have this method")
-	case err != nil:
-		return refuse(r.Method, t, err)
-	case s.cfg.ReadOnly && route.access.writes():
-		return registry.Unsupported.With("the registry is read-only")
+	case w.route == nil:
+		return s.refuseMethod(w, "the endpoint does not have this method")
+	case w.invalid != nil:
+		return refuse(r.Method, w.target, w.invalid)
+	case s.cfg.ReadOnly && w.route.access.writes():
+		return s.refuseMethod(w, "the registry is read-only")
 	}
-	return route.handler(s, w, r, t)
+	return w.route.handler(s, w, r, w.target)
+}
+
+// refuseMethod returns the error for a method that the endpoint does not have, or not now. The answer lists those it has
+// (RFC 9110 section 15.5.6).
+func (s *Server) refuseMethod(w *recorder, why string) error {
+	w.Header().Set("Allow", allowed(w.target.endpoint, s.cfg.ReadOnly))
+	return registry.Unsupported.With(why)
 }
 
 // refuse returns the error for a path that has an endpoint but is not valid. What can be no reference is the reference of

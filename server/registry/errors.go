@@ -39,6 +39,7 @@ var (
 	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
+	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
 	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
 )

@@ -1,0 +1,188 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"registry/server"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// serve runs a server on a free port until stop is called, which returns what Serve returned.
+func serve(t *testing.T, s *server.Server) (address string, stop func() error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	return ln.Addr().String(), func() error { cancel(); return <-done }
+}
+
+// waitFor asks a path, without the network, until the answer is as wanted.
+func waitFor(s *server.Server, path string, wanted func(*httptest.ResponseRecorder) bool) {
+	for {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if wanted(w) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	s := newServer(t)
+	address, stop := serve(t, s)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	c := &client{t, "http://" + address, &http.Client{Transport: transport}}
+	location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
+	body, feed := io.Pipe()
+	r, err := http.NewRequest("PATCH", c.url+location, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := make(chan string, 1)
+	go func() {
+		resp, err := c.Do(r)
+		if err != nil {
+			status <- err.Error()
+			return
+		}
+		resp.Body.Close()
+		status <- resp.Status
+	}()
+	feed.Write([]byte("begun"))
+	// A connection whose request has not reached the handler is idle, and may be closed.
+	waitFor(s, "/metrics", func(w *httptest.ResponseRecorder) bool {
+		return strings.Contains(w.Body.String(), `registry_http_in_flight_requests{handler="blob_upload_chunk"} 1`)
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	waitFor(s, "/readyz", func(w *httptest.ResponseRecorder) bool { return w.Code == 503 })
+	feed.Write([]byte(", finished"))
+	feed.Close()
+	if got := <-status; got != "202 Accepted" {
+		t.Error("the request under way ended with", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDrainEnds(t *testing.T) {
+	for name, end := range map[string]func(*server.Server){"by time": func(*server.Server) {}, "by Close": func(s *server.Server) { s.Close() }} {
+		s := newServer(t, func(cfg *server.Config) {
+			if cfg.DrainTimeout = time.Hour; name == "by time" {
+				cfg.DrainTimeout = time.Millisecond
+			}
+		})
+		address, stop := serve(t, s)
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /v2/a/blobs/uploads/?digest=%s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", digest.FromString("x"))
+		go end(s)
+		if err := stop(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			t.Error(name, err)
+		}
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if strings.Contains(w.Body.String(), `registry_http_in_flight_requests{handler="blob_upload"} 1`) {
+			t.Error(name, "a handler outlives Serve")
+		}
+		conn.Close()
+	}
+}
+
+func TestCertificateIsReloaded(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writeCertificate(t, cert, key, "first")
+	s := newServer(t, func(cfg *server.Config) { cfg.TLSCert, cfg.TLSKey = cert, key })
+	address, stop := serve(t, s)
+	name := func() string {
+		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	if got := name(); got != "first" {
+		t.Error(got)
+	}
+	writeFile(t, key, "broken")
+	if got := name(); got != "first" {
+		t.Error("a broken pair is in use:", got)
+	}
+	writeCertificate(t, cert, key, "second")
+	for deadline := time.Now().Add(20 * time.Second); name() != "second"; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the new pair is not in use")
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := server.New(server.Config{TLSCert: cert}); err == nil {
+		t.Error("a certificate without a key was accepted")
+	}
+}
+
+// Over TLS the same things hold on HTTP/2.
+func TestHTTP2(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writeCertificate(t, cert, key, "x")
+	s := newServer(t, func(cfg *server.Config) {
+		cfg.TLSCert, cfg.TLSKey, cfg.BodyIdleTimeout = cert, key, 200*time.Millisecond
+	})
+	address, stop := serve(t, s)
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	c := &client{t, "https://" + address, &http.Client{Transport: transport}}
+	content := strings.Repeat("0123456789", 300_000)
+	blob := "/v2/a/blobs/" + digest.FromString(content).String()
+	location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
+	if a := c.do("PATCH", location, content); a.StatusCode != 202 || a.ProtoMajor != 2 {
+		t.Fatal(a.Proto, a.Status, a.body)
+	}
+	if a := c.do("PUT", location+"?digest="+digest.FromString(content).String(), ""); a.StatusCode != 201 {
+		t.Error(a.Status, a.body)
+	}
+	if a := c.do("GET", blob, ""); a.StatusCode != 200 || a.body != content {
+		t.Error(a.Status, len(a.body))
+	}
+	if a := c.do("GET", blob, "", "Range: bytes=1000000-1000009"); a.StatusCode != 206 || a.body != "0123456789" {
+		t.Error(a.Status, a.body)
+	}
+	body, feed := io.Pipe()
+	defer feed.Close()
+	r, err := http.NewRequest("PATCH", c.url+c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location"), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go feed.Write([]byte("0123456789"))
+	if a := c.send(r); a.StatusCode != 400 {
+		t.Error("an idle body was answered with", a.Status)
+	}
+	transport.CloseIdleConnections()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}

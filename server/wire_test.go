@@ -1,0 +1,104 @@
+package server_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"registry/server"
+)
+
+// Requests as no client of net/http sends them. None may be left without an answer.
+func TestWire(t *testing.T) {
+	c := newClient(t, newServer(t))
+	blob := "/v2/a/blobs/" + c.push("a", "0123456789").String()
+	for _, x := range []struct{ wire, status, header, body string }{
+		{"G@T /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", ""},
+		{"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
+		{"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
+		{"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "200", "", ""},
+		{"TRACE /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", "405", "Allow: GET, HEAD, OPTIONS", "UNSUPPORTED"},
+		{"GET /v2/a/../a/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
+		{"GET //v2/ HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
+		{"GET /v2/a%2Fb/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
+		// A path that is not encoded as it should be hides its slash from URL.EscapedPath.
+		{"GET /v2/a%2fb/blobs/uploads/\" HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
+		{"GET /v2/a/tags/list HTTP/1.0\r\n\r\n", "200", "", `{"name":"a","tags":[]}`},
+		{"GET /v2/a/tags/list?n=1;last=x HTTP/1.1\r\nHost: x\r\n\r\n", "200", "", ""},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=500-\r\n\r\n", "416", "Content-Range: bytes */10", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=9-0\r\n\r\n", "416", "Content-Type: application/json", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: items=0-5\r\n\r\n", "200", "", "0123456789"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\n\r\n", "206", "Content-Type: multipart/byteranges", "Content-Range: bytes 4-5/10\r\n"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nIf-Match: \"other\"\r\n\r\n", "412", "", ""},
+		{"HEAD " + blob + " HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"" + blob[len("/v2/a/blobs/"):] + "\"\r\n\r\n", "304", "Docker-Content-Digest: sha256:", ""},
+		{"PATCH /v2/a/blobs/uploads/x HTTP/1.1\r\nHost: x\r\nContent-Range: 0-1\r\nContent-Range: 4-5\r\nContent-Length: 2\r\n\r\nab", "400", "", "BLOB_UPLOAD_INVALID"},
+	} {
+		if got := c.wire(x.wire); !strings.HasPrefix(got, "HTTP/1.") || got[9:12] != x.status || !strings.Contains(got, x.header) || !strings.Contains(got, x.body) {
+			t.Errorf("%.100q:\n%s", x.wire, got)
+		}
+	}
+}
+
+// wire sends bytes as they are and returns everything that comes back until the server closes the connection.
+func (c *client) wire(text string) string {
+	c.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, text)
+	conn.(*net.TCPConn).CloseWrite()
+	got, err := io.ReadAll(conn)
+	if err != nil {
+		c.t.Errorf("%.100q: %v", text, err)
+	}
+	return string(got)
+}
+
+// net/http reads what a handler left of a body before it answers. A client that announces a body and sends none must not
+// keep a connection, nor the file behind an answer, for ever.
+func TestBodyThatDoesNotCome(t *testing.T) {
+	c := newClient(t, newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 50 * time.Millisecond }))
+	blob := c.push("a", strings.Repeat("0123456789", 10_000))
+	for _, request := range []string{
+		"GET /v2/a/blobs/" + blob.String(), "GET /v2/a/tags/list", "GET /v2/pot", "PUT /v2/a/manifests/x?tag=y", "PUT /v2/a/manifests/x",
+		"GET /livez", "GET /readyz", "GET /metrics",
+	} {
+		for _, body := range []string{"Content-Length: 100", "Content-Length: 10000000", "Transfer-Encoding: chunked"} {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", request, body)
+			// Whether an answer gets through after the wait is a matter of luck; that the server ends it is not.
+			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+			if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s with %s keeps its connection", request, body)
+			}
+			conn.Close()
+		}
+	}
+}
+
+// A client that does not read what it asked for is given up.
+func TestAnswerThatIsNotRead(t *testing.T) {
+	s := newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 50 * time.Millisecond })
+	c := newClient(t, s)
+	blob := c.push("a", strings.Repeat("0123456789", 3_000_000)) // more than the buffers of a connection
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /v2/a/blobs/%s HTTP/1.1\r\nHost: x\r\n\r\n", blob)
+	waitFor(s, "/metrics", func(w *httptest.ResponseRecorder) bool {
+		return strings.Contains(w.Body.String(), `registry_http_requests_total{code="200",handler="blob",method="get"} 1`)
+	})
+}
