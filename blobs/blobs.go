@@ -22,9 +22,10 @@ import (
 
 // The few words this package has for failure. They are wrapped with %w; the message carries the operation and the name.
 var (
-	ErrNotFound = errors.New("no such file")      // nothing is stored under the name
-	ErrExists   = errors.New("name already used") // Commit to a name that has bytes: a broken random source, or a bug
-	ErrFull     = errors.New("storage is full")   // no space, no inode, or a quota or file size limit is reached
+	ErrNotFound = errors.New("no such file")           // nothing is stored under the name
+	ErrExists   = errors.New("name already used")      // Commit to a name that has bytes: a broken random source, or a bug
+	ErrFull     = errors.New("storage is full")        // no space, no inode, or a quota or file size limit is reached
+	ErrLost     = errors.New("written bytes are lost") // the disk did not take what it had accepted: the staged file is worthless
 )
 
 // Name is where the bytes of a blob are: its digest and the generation, which is the id of the upload session that
@@ -67,7 +68,8 @@ type Store interface {
 }
 
 // Stage takes bytes at the end of a staged file. Writes are not durable before Store.Commit. A Write that fails leaves
-// an unknown number of bytes beyond the offset the caller remembers; the next Store.Stage cuts them off.
+// an unknown number of bytes beyond the offset the caller remembers; the next Store.Stage cuts them off. After ErrLost
+// bytes before the offset may be gone too, and nobody will be told again: the caller discards the upload.
 type Stage interface {
 	io.WriteCloser
 }

@@ -136,9 +136,11 @@ func (s *dirStage) Write(p []byte) (int, error) {
 	n, err := s.f.Write(p)
 	s.end += int64(n)
 	if s.end-s.written >= writeBack {
-		// The window before last must be on the disk before the next begins, which bounds what is dirty. This is not
-		// the durable write, so its errors are not looked at: the sync of Commit reports what the disk could not do.
-		startWriteBack(s.f, s.written, s.end-s.written, writeBack)
+		// The window before last must be on the disk before the next begins, which bounds what is dirty. The kernel tells
+		// of a page that it could not write once: told here, the sync of Commit would not hear of it.
+		if lost := startWriteBack(s.f, s.written, s.end-s.written, writeBack); lost != nil {
+			return n, fmt.Errorf("%w: %w", ErrLost, translate(lost))
+		}
 		s.written = s.end
 	}
 	return n, translate(err)

@@ -6,14 +6,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startWriteBack asks the kernel to begin writing a window of the file and waits for the window before it.
-func startWriteBack(f *os.File, offset, length, window int64) {
+// startWriteBack asks the kernel to begin writing a window of the file and waits for the window before it. The error is
+// that of a page which could not be written; a file system that cannot be asked is none.
+func startWriteBack(f *os.File, offset, length, window int64) error {
 	fd := int(f.Fd())
-	unix.SyncFileRange(fd, offset, length, unix.SYNC_FILE_RANGE_WRITE)
-	if before := offset - window; before >= 0 {
+	err := unix.SyncFileRange(fd, offset, length, unix.SYNC_FILE_RANGE_WRITE)
+	if before := offset - window; err == nil && before >= 0 {
 		const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-		unix.SyncFileRange(fd, before, window, wait)
+		err = unix.SyncFileRange(fd, before, window, wait)
 	}
+	switch err {
+	case unix.EINTR, unix.ENOSYS, unix.EINVAL, unix.ESPIPE, unix.EOPNOTSUPP:
+		return nil
+	}
+	return err
 }
 
 // networkFS are the file systems that are somewhere else, by the number statfs(2) has for them.

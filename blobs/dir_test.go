@@ -165,3 +165,37 @@ func calls(trace, dir string) string {
 	}
 	return strings.ReplaceAll(strings.Join(list, "\n"), "renameat ", "rename ")
 }
+
+// TestLostWriteBack has the kernel report, while a large blob comes in, that it could not write a page. It reports that
+// once: a writer that did not listen would be told later that everything is on the disk.
+func TestLostWriteBack(t *testing.T) {
+	if root := os.Getenv(traced); root != "" {
+		d, err := blobs.OpenDir(t.Context(), root, blobs.DirOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage, err := d.Stage(t.Context(), strings.Repeat("5", 32), 0)
+		for range 32 {
+			if err == nil {
+				_, err = stage.Write(make([]byte, 1<<20))
+			}
+		}
+		if !errors.Is(err, blobs.ErrLost) || !errors.Is(err, blobs.ErrFull) {
+			t.Error("the loss was not reported:", err)
+		}
+		return
+	}
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	root := filepath.Join(t.TempDir(), "blobs")
+	cmd := exec.Command(strace, "-f", "-o", "/dev/null", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=ENOSPC:when=3",
+		os.Args[0], "-test.run=^TestLostWriteBack$")
+	cmd.Env = append(os.Environ(), traced+"="+root)
+	if out, err := cmd.CombinedOutput(); err != nil && strings.Contains(string(out), "FAIL") {
+		t.Errorf("%s", out)
+	} else if err != nil {
+		t.Skipf("strace cannot trace here: %v %s", err, out)
+	}
+}

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -47,6 +48,37 @@ func TestStoreFaults(t *testing.T) {
 		}
 	}
 }
+
+// An upload whose bytes the disk has lost cannot be continued: what is left would become a blob.
+func TestLostBytesEndTheUpload(t *testing.T) {
+	f := newFixture(t)
+	f.Registry = registry.New(registry.Config{DB: f.db, Blobs: lossy{f.store}})
+	u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.AppendUpload(t.Context(), "a", u.ID, chunk("content")); !errors.Is(err, blobs.ErrLost) {
+		t.Error(err)
+	}
+	if _, err := f.UploadStatus(t.Context(), "a", u.ID); !registry.BlobUploadUnknown.Is(err) {
+		t.Error("the upload goes on:", err)
+	}
+	if err := f.store.Staged(t.Context(), func(id string, _ blobs.Info) error { return errors.New(id) }); err != nil {
+		t.Error("the staged file is still there:", err)
+	}
+}
+
+// lossy is a store that loses what is written.
+type lossy struct{ blobs.Store }
+
+func (s lossy) Stage(ctx context.Context, id string, offset int64) (blobs.Stage, error) {
+	stage, err := s.Store.Stage(ctx, id, offset)
+	return lossyStage{stage}, err
+}
+
+type lossyStage struct{ blobs.Stage }
+
+func (lossyStage) Write(p []byte) (int, error) { return len(p), blobs.ErrLost }
 
 // A full disk is said to be full, whichever operation meets it.
 func TestFullDisk(t *testing.T) {

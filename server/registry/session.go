@@ -131,6 +131,10 @@ func (s *session) take(ctx context.Context, c Chunk) error {
 	if closing := stage.Close(); err == nil && closing != nil {
 		err = AsError(closing)
 	}
+	if errors.Is(err, blobs.ErrLost) {
+		s.abandon(context.WithoutCancel(ctx))
+		return err
+	}
 	if errors.Is(err, errLength) {
 		s.Upload = before
 		err = BlobUploadInvalid.With("the body does not have the announced length")
@@ -141,6 +145,17 @@ func (s *session) take(ctx context.Context, c Chunk) error {
 		err = saving
 	}
 	return err
+}
+
+// abandon ends a session whose bytes the disk has lost: going on would make a blob of what is left.
+func (s *session) abandon(ctx context.Context) {
+	err := s.r.blobs.Discard(ctx, s.ID)
+	if !s.unsaved {
+		err = errors.Join(err, s.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(s.ID) }))
+	}
+	if err != nil {
+		s.r.log.Error("an upload whose bytes are lost could not be removed", "upload", s.ID, "err", err)
+	}
 }
 
 var errLength = errors.New("chunk has another length than announced")
