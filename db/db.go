@@ -106,7 +106,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(ctx, w, opt.Schema); err != nil {
+	if err := prepare(ctx, d, w, opt.Schema); err != nil {
 		return nil, err
 	}
 	for range readers {
@@ -178,6 +178,9 @@ func (d *DB) Stats() Stats {
 	return s
 }
 
+// Now is the clock that transactions have.
+func (d *DB) Now() time.Time { return d.now() }
+
 // View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
 func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
@@ -195,6 +198,41 @@ func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	return fn(&Tx{conn: c, Now: d.now()})
 }
 
+// Snapshot writes a consistent copy of the database to a new file, while others write. On return nil it has reached the
+// disk; what was there under the name is replaced.
+func (d *DB) Snapshot(ctx context.Context, to string) error {
+	c, err := d.connect(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return snapshot(ctx, c, to)
+}
+
+// snapshot copies through a file of another name, so that nobody finds half a copy.
+func snapshot(ctx context.Context, c *conn, to string) error {
+	part := to + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer os.Remove(part)
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := c.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
+		return wrap(err)
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(part, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
 // Update runs fn in a write transaction and returns after its commit has reached the disk. On an error from fn nothing
 // of fn remains; an error of the commit (ErrFull, ErrBusy or what the disk said) leaves it unknown whether fn's change
 // will be seen. fn must not wait for anything outside the database: other writers wait for it.
@@ -206,6 +244,15 @@ func (d *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 // with every later relaxed one, never an earlier durable one.
 func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 	return d.writer.do(ctx, fn, false)
+}
+
+// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and tries again.
+func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
+	err := d.Update(ctx, fn)
+	if errors.Is(err, ErrFull) && d.dropBallast() {
+		err = d.Update(ctx, fn)
+	}
+	return err
 }
 
 // checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
