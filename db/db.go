@@ -75,7 +75,13 @@ type Stats struct {
 // Open opens the database, making it if there is no file or an empty one. It refuses a file that is not a registry
 // database, is damaged, or was written by a newer program. The caller closes the DB.
 func Open(ctx context.Context, opt Options) (*DB, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
 	d, err := open(ctx, opt)
+	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast() {
+		d, err = open(ctx, opt) // the log and its index need room before anything can be removed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", opt.Path, err)
 	}
@@ -87,9 +93,6 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, readers: make(chan *conn, readers)}
 	if d.now == nil {
 		d.now = time.Now
-	}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
 	}
 	if err := makePrivate(opt.Path); err != nil {
 		return nil, err
