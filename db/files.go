@@ -22,8 +22,7 @@ func Unused(ctx context.Context, path string) error {
 		return nil
 	}
 	// Exclusive locking asks for a lock that every open connection stands in the way of.
-	q := url.Values{"_pragma": {"busy_timeout(200)", "locking_mode(EXCLUSIVE)"}}
-	c, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String()+"?"+q.Encode())
+	c, err := openFile(path, "busy_timeout(200)", "locking_mode(EXCLUSIVE)")
 	if err != nil {
 		return err
 	}
@@ -36,9 +35,18 @@ func Unused(ctx context.Context, path string) error {
 	return nil
 }
 
-// IsEmpty says whether a database that can be read has no content: one that was made and never used.
+// openFile opens a database that is there, whatever is in it.
+func openFile(path string, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{"_pragma": pragmas, "mode": {"rw"}}
+	return sql.Open("sqlite", (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String()+"?"+q.Encode())
+}
+
+// IsEmpty says whether there is no database, or one that was made and never used.
 func IsEmpty(ctx context.Context, path string) bool {
-	c, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String())
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return err == nil || errors.Is(err, os.ErrNotExist)
+	}
+	c, err := openFile(path)
 	if err != nil {
 		return false
 	}

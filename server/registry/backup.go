@@ -336,7 +336,7 @@ func mayReplace(ctx context.Context, path string, replace bool) error {
 	if err := db.Unused(ctx, path); err != nil {
 		return err
 	}
-	if info, err := os.Stat(path); err == nil && info.Size() > 0 && !replace && !db.IsEmpty(ctx, path) {
+	if !replace && !db.IsEmpty(ctx, path) {
 		return fmt.Errorf("%s: %w", path, ErrExists)
 	}
 	return nil

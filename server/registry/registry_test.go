@@ -28,6 +28,8 @@ type fixture struct {
 	t     testing.TB
 	db    *db.DB
 	store *blobs.Dir
+	root  string // of the store
+	close func() // of one that openAt made
 	mu    sync.Mutex
 	now   time.Time
 }
@@ -41,7 +43,8 @@ func newFixture(t testing.TB, change ...func(*registry.Config)) *fixture {
 		return f.now
 	})
 	var err error
-	if f.store, err = blobs.OpenDir(t.Context(), filepath.Join(t.TempDir(), "blobs"), blobs.DirOptions{}); err != nil {
+	f.root = filepath.Join(t.TempDir(), "blobs")
+	if f.store, err = blobs.OpenDir(t.Context(), f.root, blobs.DirOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	cfg := registry.Config{DB: f.db, Blobs: f.store}
@@ -800,6 +803,19 @@ func (f *fixture) generation(content string) (name blobs.Name) {
 		return nil
 	})
 	return name
+}
+
+// row returns the generation that the database has for a blob.
+func (f *fixture) row(d digest.Digest) (generation string) {
+	err := f.db.View(context.Background(), func(tx *db.Tx) error {
+		b, err := tx.StoredBlob(d)
+		generation = b.Generation
+		return err
+	})
+	if err != nil {
+		f.t.Error(err)
+	}
+	return generation
 }
 
 func TestDatabaseAndBlobsBelongTogether(t *testing.T) {
