@@ -190,14 +190,29 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 	if err := t.to.Remove(ctx, name); err != nil {
 		return nil, err
 	}
-	info, err := t.from.blobs.Stat(ctx, name)
-	if errors.Is(err, blobs.ErrNotFound) {
-		return &t.report.Copied, t.copyReplaced(ctx, b, name)
+	source := name
+	for {
+		how, err := t.take(ctx, b, source, name)
+		if !errors.Is(err, blobs.ErrNotFound) {
+			return how, err
+		}
+		// The blob may have been pushed again since the database was copied: the same bytes are in another file.
+		var now db.StoredBlob
+		err = t.from.db.View(ctx, func(tx *db.Tx) (err error) { now, err = tx.StoredBlob(b.Digest); return err })
+		if err != nil || now.Generation == source.Generation {
+			return nil, blobs.ErrNotFound
+		}
+		source.Generation = now.Generation
 	}
+}
+
+// take links or copies one file. blobs.ErrNotFound if it is not there.
+func (t *transfer) take(ctx context.Context, b db.StoredBlob, source, name blobs.Name) (how *int64, err error) {
+	info, err := t.from.blobs.Stat(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	if !t.copying && info.Size == b.Size {
+	if !t.copying && source == name && info.Size == b.Size {
 		if info.Stamp != b.Stamp || b.Damaged {
 			if _, err := t.from.hashFile(ctx, name, b.Size, nil); err != nil {
 				return nil, err
@@ -210,20 +225,7 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 			}
 		}
 	}
-	return &t.report.Copied, copyBlob(ctx, t.from.blobs, name, t.to, name, b.Size)
-}
-
-// copyReplaced copies a blob that was pushed again since the database was copied: the same bytes are in another file.
-func (t *transfer) copyReplaced(ctx context.Context, b db.StoredBlob, name blobs.Name) error {
-	var now db.StoredBlob
-	err := t.from.db.View(ctx, func(tx *db.Tx) (err error) { now, err = tx.StoredBlob(b.Digest); return err })
-	if errors.Is(err, db.ErrNotFound) {
-		return blobs.ErrNotFound
-	}
-	if err != nil {
-		return err
-	}
-	return copyBlob(ctx, t.from.blobs, blobs.Name{Digest: b.Digest, Generation: now.Generation}, t.to, name, b.Size)
+	return &t.report.Copied, copyBlob(ctx, t.from.blobs, source, t.to, name, b.Size)
 }
 
 // copyBlob copies bytes from one store to another and verifies them on the way: ErrDamaged.
