@@ -1,0 +1,115 @@
+package soak
+
+import (
+	"database/sql"
+	"encoding/hex"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	_ "modernc.org/sqlite"
+)
+
+// checkEverything pulls all that is live, when nobody works any more. After a failure it counts what is broken, so that
+// one can tell a lost layer from a lost repository.
+func (c *client) checkEverything() {
+	c.rig.count("live manifests at the end", int64(len(c.live)))
+	for tag, m := range c.tags {
+		if err := c.check(m, tag); err != nil {
+			c.rig.fail("at the end: %v", err)
+		}
+	}
+	for d, m := range c.live {
+		if err := c.check(m, d.String()); err != nil {
+			c.rig.fail("at the end: %v", err)
+		}
+	}
+}
+
+// checkDisk holds the database against the files, and both against what is live. The server has ended.
+func (r *rig) checkDisk(list []*client) {
+	db, err := sql.Open("sqlite", r.database())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer db.Close()
+	files := r.checkRows(db)
+	if err := r.checkFiles(files); err != nil {
+		r.fail("blob directory: %v", err)
+	}
+	manifests, blobs := map[string]bool{}, map[digest.Digest]bool{}
+	for _, c := range list {
+		for _, m := range c.live {
+			manifests[c.repo+m.digest.String()] = true
+			for _, b := range m.blobs {
+				blobs[b.digest] = true
+			}
+		}
+	}
+	var haveManifests, haveBlobs, links int
+	for query, dest := range map[string]*int{
+		"SELECT count(*) FROM manifests": &haveManifests,
+		"SELECT count(*) FROM blobs":     &haveBlobs,
+		"SELECT count(*) FROM manifest_blobs WHERE blob_id NOT IN (SELECT id FROM blobs)": &links,
+	} {
+		if err := db.QueryRow(query).Scan(dest); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if links > 0 {
+		r.fail("%d manifests hold a blob that has no row", links)
+	}
+	// Deleted content is gone from the disk within the grace, which there was none of, and one collection.
+	if os.Getenv("SOAK_GC_COMMAND") == "" && (haveManifests != len(manifests) || haveBlobs != len(blobs)) {
+		r.fail("after the last collection there are %d manifests and %d blobs, but %d and %d live",
+			haveManifests, haveBlobs, len(manifests), len(blobs))
+	}
+}
+
+// checkRows sees that every row has its bytes, and returns the names of the files.
+func (r *rig) checkRows(db *sql.DB) map[string]bool {
+	files := map[string]bool{}
+	rows, err := db.Query("SELECT digest, size, generation FROM blobs")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var packed []byte
+		var size int64
+		var generation string
+		if err := rows.Scan(&packed, &size, &generation); err != nil {
+			r.t.Fatal(err)
+		}
+		hash := hex.EncodeToString(packed[1:])
+		path := filepath.Join(r.dir, "blobs", "sha256", hash[:2], hash+"."+generation)
+		content, err := os.ReadFile(path)
+		if err != nil || int64(len(content)) != size || digest.FromBytes(content).Encoded() != hash {
+			r.fail("the row of %s has %d bytes of %d: %v", hash, len(content), size, err)
+		}
+		files[path] = true
+	}
+	if err := rows.Err(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.count("files at the end: named by a row", int64(len(files)))
+	return files
+}
+
+// checkFiles counts the files that no row names. The collector may leave them for a while, since it cannot tell them
+// from a push under way.
+func (r *rig) checkFiles(named map[string]bool) error {
+	return filepath.WalkDir(filepath.Join(r.dir, "blobs"), func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+		case filepath.Base(filepath.Dir(path)) == "uploads":
+			r.count("files at the end: of uploads", 1)
+		case !named[path]:
+			r.count("files at the end: without a row", 1)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,268 @@
+// Package soak runs the collector back to back, without any grace, beside a server that clients push to, mount, tag,
+// delete and pull from, and looks all the time at what must be there.
+//
+//	SOAK_TIME=20s           how long
+//	SOAK_DIR=DIRECTORY      keep the database and the blobs there, which must not exist
+//	SOAK_GC_COMMAND=WORDS   run this in the shell instead of registry gc, with the database as $SOAK_DB
+package soak
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestCollectionLeavesLiveImagesAlone(t *testing.T) {
+	duration := 20 * time.Second
+	if s := os.Getenv("SOAK_TIME"); s != "" {
+		var err error
+		if duration, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newRig(t, build(t))
+	r.run(duration, r.command)
+	for _, failure := range r.failures {
+		t.Error(failure)
+	}
+	r.report()
+	if r.figures["collector: cycles"] == 0 || r.figures["live manifests pulled whole"] == 0 {
+		t.Error("nothing was proved")
+	}
+	if os.Getenv("SOAK_GC_COMMAND") == "" && (r.figures["collector: blobs"] == 0 || r.figures["collector: manifests"] == 0) {
+		t.Error("nothing was collected")
+	}
+}
+
+// build makes the program, once for all tests.
+var builds struct {
+	sync.Once
+	path string
+	err  error
+}
+
+func build(t *testing.T) string {
+	builds.Do(func() {
+		var dir string
+		if dir, builds.err = os.MkdirTemp("", "soak"); builds.err != nil {
+			return
+		}
+		builds.path = filepath.Join(dir, "registry")
+		if out, err := exec.Command("go", "build", "-o", builds.path, "registry").CombinedOutput(); err != nil {
+			builds.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if builds.err != nil {
+		t.Fatal(builds.err)
+	}
+	return builds.path
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if builds.path != "" {
+		os.RemoveAll(filepath.Dir(builds.path))
+	}
+	os.Exit(status)
+}
+
+// rig is a server, a collector and clients.
+type rig struct {
+	t           *testing.T
+	dir, binary string
+	conn        conn
+
+	mu       sync.Mutex
+	figures  map[string]int64
+	failures []string
+	stop     context.CancelFunc
+	ctx      context.Context // ends when the clients are to stop
+}
+
+func newRig(t *testing.T, binary string) *rig {
+	r := &rig{t: t, dir: os.Getenv("SOAK_DIR"), binary: binary, figures: map[string]int64{}}
+	if r.dir == "" {
+		r.dir = t.TempDir()
+	} else if err := os.Mkdir(r.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) database() string { return filepath.Join(r.dir, "reg.db") }
+
+func (r *rig) stopped() bool { return r.ctx.Err() != nil }
+
+// fail notes what must not happen, and ends the run: what comes after the first failure is of little use.
+func (r *rig) fail(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, fmt.Sprintf(time.Now().Format("15:04:05.000 ")+format, args...))
+	r.stop()
+}
+
+func (r *rig) count(figure string, n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.figures[figure] += n
+}
+
+func (r *rig) report() {
+	r.t.Helper()
+	r.count("BROKEN", 0)
+	for _, name := range slices.Sorted(maps.Keys(r.figures)) {
+		r.t.Logf("%10d  %s", r.figures[name], name)
+	}
+}
+
+// collected is what a collector says it has removed.
+type collected struct{ Manifests, Blobs, Bytes int64 }
+
+// collector runs once. It ends early, without an error, if it likes to when ctx ends.
+type collector func(ctx context.Context) (collected, error)
+
+// command is the real collector: another process.
+func (r *rig) command(context.Context) (c collected, err error) {
+	cmd := exec.Command(r.binary, "gc", "--db", r.database(), "--grace", "0", "--force", "--untagged-after", "0", "--undo-window", "0", "--json")
+	override := os.Getenv("SOAK_GC_COMMAND")
+	if override != "" {
+		cmd = exec.Command("sh", "-c", override)
+		cmd.Env = append(os.Environ(), "SOAK_DB="+r.database())
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return c, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, &stderr)
+	}
+	if override != "" && len(out) == 0 {
+		return c, nil
+	}
+	if err := json.Unmarshal(out, &c); err != nil {
+		return c, fmt.Errorf("gc printed %q: %w", out, err)
+	}
+	return c, nil
+}
+
+// run lets the clients work beside the collector, and then looks at everything that is left.
+func (r *rig) run(duration time.Duration, collect collector) {
+	r.ctx, r.stop = context.WithTimeout(r.t.Context(), duration)
+	defer r.stop()
+	end := r.start()
+	var working, collecting sync.WaitGroup
+	done := make(chan struct{})
+	list := make([]*client, clients)
+	for i := range list {
+		list[i] = newClient(r, i)
+		working.Go(list[i].run)
+	}
+	collecting.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				r.collect(collect)
+			}
+		}
+	})
+	working.Wait()
+	close(done)
+	collecting.Wait()
+	r.collect(collect) // what the last deeds left, which a cycle under way may have missed
+	for _, c := range list {
+		c.checkEverything()
+	}
+	end()
+	r.checkDisk(list)
+}
+
+func (r *rig) collect(collect collector) {
+	start := time.Now()
+	c, err := collect(r.ctx)
+	if err != nil {
+		r.fail("collector: %v", err)
+		return
+	}
+	r.count("collector: cycles", 1)
+	r.count("collector: ms", time.Since(start).Milliseconds())
+	r.count("collector: manifests", c.Manifests)
+	r.count("collector: blobs", c.Blobs)
+	r.count("collector: bytes", c.Bytes)
+}
+
+// start runs the server. end asks it to stop and waits.
+func (r *rig) start() (end func()) {
+	r.t.Helper()
+	cmd := exec.Command(r.binary, "serve", "--db", r.database(), "--addr", "127.0.0.1:0", "--log-format", "json")
+	stderr, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { cmd.Process.Kill() }) // if a test ends before end
+	urls := make(chan string, 1)
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		r.watch(stderr, urls)
+	}()
+	select {
+	case url := <-urls:
+		r.conn = newConn(url)
+	case <-logged:
+		cmd.Wait()
+		r.t.Fatalf("the server did not start: %v", r.failures)
+	}
+	return func() {
+		r.conn.http.CloseIdleConnections()
+		cmd.Process.Signal(syscall.SIGTERM)
+		<-logged
+		if err := cmd.Wait(); err != nil {
+			r.fail("the server ended with %v", err)
+		}
+	}
+}
+
+// watch reads the server's log: an error is a failure even if no client saw it.
+func (r *rig) watch(log io.Reader, urls chan<- string) {
+	lines := bufio.NewReader(log)
+	for {
+		text, err := lines.ReadBytes('\n')
+		var line struct{ Level, Msg, URL string }
+		if json.Unmarshal(text, &line); line.URL != "" {
+			select {
+			case urls <- line.URL:
+			default:
+			}
+		}
+		switch {
+		case line.Level == "WARN":
+			r.count("warning of the server: "+line.Msg, 1)
+		case line.Level == "ERROR", line.Level == "" && len(text) > 0: // or a panic, which is not JSON
+			r.fail("the server logged %s", bytes.TrimSpace(text))
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				r.fail("the server's log: %v", err)
+			}
+			return
+		}
+	}
+}
