@@ -35,12 +35,15 @@ type client struct {
 	tags   map[string]*manifest
 	// live is what was acknowledged and has been reachable ever since: from a tag, through an index or as a referrer.
 	live map[digest.Digest]*manifest
+	// referring is every artifact that was ever acknowledged, by its subject.
+	referring map[digest.Digest][]*manifest
 }
 
 func newClient(r *rig, number int) *client {
 	return &client{
 		Rand: rand.New(rand.NewPCG(rand.Uint64(), uint64(number))), conn: r.conn, rig: r, number: number,
 		repo: repository(number), tags: map[string]*manifest{}, live: map[digest.Digest]*manifest{},
+		referring: map[digest.Digest][]*manifest{},
 	}
 }
 
@@ -130,15 +133,47 @@ func (c *client) settle() {
 }
 
 // acknowledged notes what a push under a tag, or under its digest if tag is "", has made live.
-func (c *client) acknowledged(m *manifest, tag string) {
-	for _, child := range m.children {
-		c.live[child.digest] = child
+func (c *client) acknowledged(m *manifest, tag string) error {
+	var added []*manifest
+	for _, a := range append(slices.Clone(m.children), m) {
+		if c.live[a.digest] == nil {
+			c.live[a.digest] = a
+			added = append(added, a)
+		}
 	}
-	c.live[m.digest] = m
+	if m.subject != "" && !slices.ContainsFunc(c.referring[m.subject], func(r *manifest) bool { return r.digest == m.digest }) {
+		c.referring[m.subject] = append(c.referring[m.subject], m)
+	}
 	if tag != "" {
 		c.tags[tag] = m
 	}
+	err := c.revive(added)
 	c.settle()
+	return err
+}
+
+// revive finds the referrers that subjects have which died and were pushed again. The collector may have been there in
+// between, or not; but what is listed now is held again and stays.
+func (c *client) revive(subjects []*manifest) error {
+	for len(subjects) > 0 {
+		subject := subjects[0]
+		subjects = subjects[1:]
+		if len(c.referring[subject.digest]) == 0 {
+			continue
+		}
+		listed, err := c.referrers(c.repo, subject.digest)
+		if err != nil {
+			return err
+		}
+		for _, r := range c.referring[subject.digest] {
+			if c.live[r.digest] == nil && slices.Contains(listed, r.digest) {
+				c.rig.count("referrers that outlived their subject's absence", 1)
+				c.live[r.digest] = r
+				subjects = append(subjects, r)
+			}
+		}
+	}
+	return nil
 }
 
 // errCollected says that content without a tag was gone before a manifest could hold it. Without a grace that may happen
@@ -181,8 +216,7 @@ func (c *client) push(m *manifest, tag string) error {
 	for attempt := range patience {
 		err := c.attempt(m, tag, attempt)
 		if err == nil {
-			c.acknowledged(m, tag)
-			return nil
+			return c.acknowledged(m, tag)
 		}
 		if !errors.Is(err, errCollected) {
 			return err
@@ -269,8 +303,7 @@ func (c *client) retag() error {
 	if err := c.put(m, tag); err != nil {
 		return fmt.Errorf("a live manifest under another tag: %w", err)
 	}
-	c.acknowledged(m, tag)
-	return nil
+	return c.acknowledged(m, tag)
 }
 
 func (c *client) deleteTag() error {
@@ -379,8 +412,7 @@ func (c *client) replaceChild() error {
 	if err != nil {
 		return err
 	}
-	c.acknowledged(m, "")
-	return nil
+	return c.acknowledged(m, "")
 }
 
 // checkOne pulls a random live manifest with everything that must be there with it.
