@@ -16,13 +16,25 @@ import (
 
 const (
 	clients = 16
-	teams   = 4 // repositories; clients of a team share one
-	tags    = 5 // of each client
+	teams   = 3 // repositories that clients share
+	members = 12
 )
 
-func repository(team int) string { return fmt.Sprintf("team%d/app", team%teams) }
+// repository is where a client works: in that of a team, or in one of its own, which is often empty.
+func repository(client int) string {
+	if client < members {
+		return fmt.Sprintf("team%d/app", client%teams)
+	}
+	return fmt.Sprintf("solo%d", client)
+}
 
-func tagOf(client, i int) string { return fmt.Sprintf("c%d-%d", client, i) }
+// randomTag is one of the client's tags, of which those in teams have some and the others one.
+func randomTag(client int) string {
+	if client < members {
+		return fmt.Sprintf("c%d-%d", client, rand.IntN(5))
+	}
+	return fmt.Sprintf("c%d", client)
+}
 
 // client does one thing after the other and knows exactly what must be there: its tags and its manifests are nobody
 // else's. Only layers are shared.
@@ -62,6 +74,7 @@ var deeds = []struct {
 	{"delete whole image", 1, (*client).deleteWhole},
 	{"delete and push blob", 1, (*client).replaceBlob},
 	{"delete and push child", 1, (*client).replaceChild},
+	{"slow upload", 1, (*client).slowUpload},
 	{"check image", 8, (*client).checkOne},
 	{"pull another's image", 3, (*client).pullAnothers},
 }
@@ -90,7 +103,7 @@ func (c *client) run() {
 
 func (c *client) path(ref string) string { return "/v2/" + c.repo + "/manifests/" + ref }
 
-func (c *client) randomTag() string { return tagOf(c.number, c.IntN(tags)) }
+func (c *client) randomTag() string { return randomTag(c.number) }
 
 // pick returns a random live manifest that fits.
 func (c *client) pick(fits func(*manifest) bool) (*manifest, error) {
@@ -251,7 +264,7 @@ func (c *client) pushBlobs(blobs []blob, attempt int) error {
 	errs := make([]error, len(blobs))
 	var wg sync.WaitGroup
 	for i, b := range blobs {
-		w, from := ways[c.IntN(len(ways))], repository(c.number+1+c.IntN(teams-1))
+		w, from := ways[c.IntN(len(ways))], repository(c.IntN(clients))
 		wg.Go(func() {
 			outcome, err := c.conn.push(c.repo, b, w, from)
 			c.rig.count("blob: "+outcome, 1)
@@ -415,6 +428,32 @@ func (c *client) replaceChild() error {
 	return c.acknowledged(m, "")
 }
 
+// slowUpload does other things between two chunks: the collector must leave a session alone that has not ended.
+func (c *client) slowUpload() error {
+	b := layers[c.IntN(len(layers))]
+	half := len(b.content) / 2
+	a, err := c.send("POST", "/v2/"+c.repo+"/blobs/uploads/", nil, nil, 202)
+	if err == nil {
+		a, err = c.send("PATCH", a.header.Get("Location"), b.content[:half], nil, 202)
+	}
+	for range c.IntN(5) {
+		if _, listing := c.send("GET", "/v2/"+c.repo+"/tags/list", nil, nil, 200, 404); err == nil {
+			err = listing
+		}
+	}
+	if err == nil {
+		err = c.pullAnothers()
+	}
+	if err != nil {
+		return err
+	}
+	if c.IntN(2) == 0 {
+		_, err := c.send("DELETE", a.header.Get("Location"), nil, nil, 204)
+		return err
+	}
+	return c.finish(a, b, b.content[half:])
+}
+
 // checkOne pulls a random live manifest with everything that must be there with it.
 func (c *client) checkOne() error {
 	m, err := c.pick(anyManifest)
@@ -476,7 +515,7 @@ func (c *client) checkWhole(m *manifest, ref string) error {
 // pullAnothers pulls what another client may be deleting. It may be gone at any point, but nothing else may be wrong.
 func (c *client) pullAnothers() error {
 	other := c.IntN(clients)
-	return c.pullAnyway(repository(other), tagOf(other, c.IntN(tags)), "")
+	return c.pullAnyway(repository(other), randomTag(other), "")
 }
 
 func (c *client) pullAnyway(repo, ref string, mediaType string) error {

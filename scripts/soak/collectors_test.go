@@ -33,7 +33,7 @@ func TestRigNoticesMistakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, t.TempDir())
-			duration := 30 * time.Second
+			duration := 2 * time.Minute // of which it takes a few seconds
 			if s.keepBlobs {
 				duration = time.Second // which is noticed at the end only
 			}

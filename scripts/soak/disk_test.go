@@ -100,16 +100,16 @@ func (r *rig) checkRows(db *sql.DB) map[string]bool {
 // checkFiles counts the files that no row names. The collector may leave them for a while, since it cannot tell them
 // from a push under way.
 func (r *rig) checkFiles(named map[string]bool) error {
-	return filepath.WalkDir(filepath.Join(r.dir, "blobs"), func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
+	for _, dir := range []string{"sha256", "uploads"} {
+		err := filepath.WalkDir(filepath.Join(r.dir, "blobs", dir), func(path string, e fs.DirEntry, err error) error {
+			if err == nil && !e.IsDir() && !named[path] {
+				r.count("files at the end: without a row, in "+dir, 1)
+			}
 			return err
-		case e.IsDir():
-		case filepath.Base(filepath.Dir(path)) == "uploads":
-			r.count("files at the end: of uploads", 1)
-		case !named[path]:
-			r.count("files at the end: without a row", 1)
+		})
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
