@@ -22,20 +22,23 @@ func newBlob(mediaType string, content []byte) blob {
 	return blob{mediaType, digest.FromBytes(content), content}
 }
 
-// layers are shared by all clients and repositories. Half of them are tiny, so that pushing them takes no time and what
-// is raced is the registry, not the network.
+// layers are shared by all clients and repositories: enough of them that some are held by nothing at any moment. Half
+// of them are tiny, so that pushing them takes no time and what is raced is the registry, not the network.
 var layers = func() (list []blob) {
 	random := rand.NewChaCha8([32]byte{})
-	for i := range 16 {
+	for i := range 160 {
 		content := make([]byte, 1+i)
 		if i%2 == 1 {
-			content = make([]byte, i*16<<10)
+			content = make([]byte, i<<10)
 		}
 		random.Read(content)
 		list = append(list, newBlob(v1.MediaTypeImageLayer, content))
 	}
 	return list
 }()
+
+// hot are the first layers, which many images have.
+const hot = 8
 
 // empty is the config that all artifacts share.
 var empty = newBlob(v1.DescriptorEmptyJSON.MediaType, []byte("{}"))
@@ -95,10 +98,10 @@ func (c *client) image() *manifest {
 	const kinds = 8
 	kind := c.IntN(kinds)
 	config := newBlob(v1.MediaTypeImageConfig, fmt.Appendf(nil, `{"author":"client %d","created":"%d"}`, c.number, kind))
-	shared := rand.New(rand.NewPCG(uint64(c.number), uint64(kind))).Perm(len(layers))
-	var own []blob
-	for _, i := range shared[:2+kind%3] {
-		own = append(own, layers[i])
+	of := rand.New(rand.NewPCG(uint64(c.number), uint64(kind)))
+	own := []blob{layers[of.IntN(hot)]}
+	for range 1 + kind%3 {
+		own = append(own, layers[hot+of.IntN(len(layers)-hot)])
 	}
 	return newImage(config, own, "", nil)
 }
@@ -106,5 +109,5 @@ func (c *client) image() *manifest {
 // artifact makes one of the few referrers of a subject.
 func (c *client) artifact(subject *manifest) *manifest {
 	kind := fmt.Sprintf("application/vnd.soak.%d", c.IntN(3))
-	return newImage(empty, []blob{layers[c.IntN(4)]}, kind, subject)
+	return newImage(empty, []blob{layers[c.IntN(hot)]}, kind, subject)
 }
