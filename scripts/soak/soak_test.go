@@ -2,7 +2,8 @@
 // delete and pull from, and looks all the time at what must be there.
 //
 //	SOAK_TIME=20s           how long
-//	SOAK_DIR=DIRECTORY      keep the database and the blobs there, which must not exist
+//	SOAK_DIR=DIRECTORY      keep database and blobs there, in a new directory for each test
+//	SOAK_SERVE=FLAGS        more flags for serve, such as those that make it collect by itself
 //	SOAK_GC_COMMAND=WORDS   run this in the shell instead of registry gc, with the database as $SOAK_DB
 package soak
 
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +28,11 @@ import (
 	"time"
 )
 
-func TestCollectionLeavesLiveImagesAlone(t *testing.T) {
+func TestCollectionLeavesLiveImagesAlone(t *testing.T) { soak(t, (*rig).command) }
+
+func TestKilledCollectionHarmsNothing(t *testing.T) { soak(t, (*rig).roughly) }
+
+func soak(t *testing.T, collect func(*rig) (collected, error)) {
 	duration := 20 * time.Second
 	if s := os.Getenv("SOAK_TIME"); s != "" {
 		var err error
@@ -34,15 +40,16 @@ func TestCollectionLeavesLiveImagesAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir := os.Getenv("SOAK_DIR")
-	if dir == "" {
-		dir = t.TempDir()
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	if s := os.Getenv("SOAK_DIR"); s != "" {
+		dir = filepath.Join(s, t.Name())
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r := newRig(t, dir)
 	r.loose = os.Getenv("SOAK_GC_COMMAND") != ""
-	r.run(duration, r.command)
+	r.run(duration, func() (collected, error) { return collect(r) })
 	r.report()
 	if r.figures["collector: cycles"] == 0 || r.figures["live manifests pulled whole"] == 0 {
 		t.Error("nothing was proved")
@@ -145,25 +152,56 @@ type collector func() (collected, error)
 
 // command is the real collector: another process.
 func (r *rig) command() (c collected, err error) {
-	cmd := exec.Command(r.binary, "gc", "--db", r.database(), "--grace", "0", "--force", "--untagged-after", "0", "--undo-window", "0", "--json")
-	override := os.Getenv("SOAK_GC_COMMAND")
-	if override != "" {
-		cmd = exec.Command("sh", "-c", override)
-		cmd.Env = append(os.Environ(), "SOAK_DB="+r.database())
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
+	var out, stderr bytes.Buffer
+	cmd := r.newCommand(&out, &stderr)
+	if err := cmd.Run(); err != nil {
 		return c, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, &stderr)
 	}
-	if override != "" && len(out) == 0 {
+	if r.loose && out.Len() == 0 {
 		return c, nil
 	}
-	if err := json.Unmarshal(out, &c); err != nil {
-		return c, fmt.Errorf("gc printed %q: %w", out, err)
+	if err := json.Unmarshal(out.Bytes(), &c); err != nil {
+		return c, fmt.Errorf("gc printed %q: %w", &out, err)
 	}
 	return c, nil
+}
+
+func (r *rig) newCommand(stdout, stderr io.Writer) *exec.Cmd {
+	cmd := exec.Command(r.binary, "gc", "--db", r.database(), "--grace", "0", "--force", "--untagged-after", "0", "--undo-window", "0", "--json")
+	if r.loose {
+		cmd = exec.Command("sh", "-c", os.Getenv("SOAK_GC_COMMAND"))
+		cmd.Env = append(os.Environ(), "SOAK_DB="+r.database())
+	}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	return cmd
+}
+
+// roughly kills collectors and starts two at once, as long as the clients work. The next one has to cope with that.
+func (r *rig) roughly() (c collected, err error) {
+	switch {
+	case r.stopped():
+		return r.command()
+	case rand.IntN(2) == 0:
+		cmd := r.newCommand(io.Discard, io.Discard)
+		if err := cmd.Start(); err != nil {
+			return c, err
+		}
+		kill := time.AfterFunc(time.Duration(rand.IntN(500))*time.Millisecond, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		if !kill.Stop() {
+			r.count("collector: killed", 1)
+		}
+		return c, nil
+	}
+	var both [2]collected
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i := range both {
+		wg.Go(func() { both[i], errs[i] = r.command() })
+	}
+	wg.Wait()
+	r.count("collector: two at once", 1)
+	return collected{both[0].Manifests + both[1].Manifests, both[0].Blobs + both[1].Blobs, both[0].Bytes + both[1].Bytes}, errors.Join(errs[:]...)
 }
 
 // run lets the clients work beside the collector, and then looks at everything that is left.
@@ -216,7 +254,8 @@ func (r *rig) collect(collect collector) {
 // start runs the server. end asks it to stop and waits.
 func (r *rig) start() (end func()) {
 	r.t.Helper()
-	cmd := exec.Command(r.binary, "serve", "--db", r.database(), "--addr", "127.0.0.1:0", "--log-format", "json")
+	args := []string{"serve", "--db", r.database(), "--addr", "127.0.0.1:0", "--log-format", "json"}
+	cmd := exec.Command(r.binary, append(args, strings.Fields(os.Getenv("SOAK_SERVE"))...)...)
 	stderr, err := cmd.StderrPipe()
 	if err == nil {
 		err = cmd.Start()
