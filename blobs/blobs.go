@@ -45,23 +45,34 @@ type Store interface {
 
 	// Commit makes the staged bytes of upload id durable under name and takes the staged ones away. There must be exactly
 	// size of them: the caller has hashed so many, and what he has not hashed must not become a blob. On return nil the
-	// bytes and every directory that leads to them have reached the disk. On error the name is not in use, or may be
-	// by bytes that no row will ever name; the staged bytes may be gone.
-	Commit(ctx context.Context, id string, name Name, size int64) error
+	// bytes and every directory that leads to them have reached the disk, and stamp is the Info.Stamp they have from now
+	// on. On error the name is not in use, or may be by bytes that no row will ever name; the staged bytes may be gone.
+	Commit(ctx context.Context, id string, name Name, size int64) (stamp int64, err error)
 
 	// Discard removes the staged bytes of upload id. It is no error if there are none.
 	Discard(ctx context.Context, id string) error
 
 	// Open opens the bytes under name. ErrNotFound if there are none. The caller closes the File.
-	Open(ctx context.Context, name Name) (File, error)
+	Open(ctx context.Context, name Name) (File, Info, error)
+
+	// Stat is Open without opening.
+	Stat(ctx context.Context, name Name) (Info, error)
 
 	// Remove removes the bytes under name. It is no error if there are none.
 	Remove(ctx context.Context, name Name) error
 
-	// Names calls fn for everything committed, and Staged for everything staged, in no particular order, until fn
-	// returns an error, which is returned. What is added or removed meanwhile may be seen or not.
-	Names(ctx context.Context, fn func(Name, Info) error) error
+	// Names calls fn for everything committed, and Staged for everything staged, until fn returns an error, which is
+	// returned. What is added or removed meanwhile may be seen or not. Names goes by algorithm and by the first two
+	// digits of the hash, and begins with those of from unless it is empty.
+	Names(ctx context.Context, from digest.Digest, fn func(Name, Info) error) error
 	Staged(ctx context.Context, fn func(id string, info Info) error) error
+
+	// The journal is a text beside the blobs that grows at its end. AppendJournal makes whole lines durable. A power cut
+	// may leave a part of them, which the next lines do not touch. ReplaceJournal puts what write writes in its place,
+	// all or nothing. OpenJournal reads it: ErrNotFound if there is none; the caller closes it.
+	AppendJournal(ctx context.Context, lines []byte) error
+	ReplaceJournal(ctx context.Context, write func(io.Writer) error) error
+	OpenJournal(ctx context.Context) (io.ReadCloser, error)
 
 	// Check writes, syncs, reads back and removes a few bytes: nil says that the store can take a blob now.
 	Check(ctx context.Context) error
@@ -79,8 +90,11 @@ type File interface {
 	io.ReadSeekCloser
 }
 
-// Info is what a listing knows of a file.
+// Info is what a store knows of a file without reading it.
 type Info struct {
-	Size     int64 // bytes
-	Modified time.Time
+	Size    int64     // bytes
+	Changed time.Time // when its bytes or its name last changed
+	// Stamp is a fingerprint of size, time of writing and identity, never 0. As long as it stays the same, nobody has
+	// written to the file or put another in its place. A disk that changes bits by itself does not change it.
+	Stamp int64
 }

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	_ "crypto/sha256" // the algorithms that digests may name
 	_ "crypto/sha512"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -29,6 +31,7 @@ type DirOptions struct {
 //
 //	<root>/<algorithm>/<first 2 digits of the hash>/<hash>.<generation>
 //	<root>/uploads/<id>
+//	<root>/journal
 //
 // Files that have other names are nobody's business here: they are neither listed nor touched.
 type Dir struct {
@@ -80,8 +83,7 @@ func (d *Dir) committed(name Name) (string, error) {
 	if !isID(name.Generation) {
 		return "", fmt.Errorf("%.40q is not a generation", name.Generation)
 	}
-	hash := name.Digest.Encoded()
-	return filepath.Join(d.root, name.Digest.Algorithm().String(), hash[:2], hash+"."+name.Generation), nil
+	return filepath.Join(d.root, shardOf(name.Digest), name.Digest.Encoded()+"."+name.Generation), nil
 }
 
 // Stage implements Store.
@@ -149,19 +151,23 @@ func (s *dirStage) Write(p []byte) (int, error) {
 func (s *dirStage) Close() error { return translate(s.f.Close()) }
 
 // Commit implements Store.
-func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) error {
+func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) (stamp int64, err error) {
 	from, err := d.staged(id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	to, err := d.committed(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return 0, err
 	}
-	return translate(d.publish(from, to, size))
+	info, err := d.publish(from, to, size)
+	if err != nil {
+		return 0, translate(err)
+	}
+	return fileInfo(info).Stamp, nil
 }
 
 // publish is the durable write, and the only one. Its system calls are
@@ -176,39 +182,55 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) erro
 //
 // and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
 // the pages it could not write, and a second sync would succeed without them. The file goes.
-func (d *Dir) publish(from, to string, size int64) error {
+func (d *Dir) publish(from, to string, size int64) (fs.FileInfo, error) {
 	shard := filepath.Dir(to)
 	if err := d.made.ensure(shard); err != nil {
-		return err
+		return nil, err
 	}
-	if err := syncFile(from, size); err != nil {
+	info, err := syncFile(from, size)
+	if err != nil {
 		os.Remove(from)
-		return err
+		return nil, err
 	}
 	if err := moveNew(from, to); err != nil {
-		return err
+		return nil, err
 	}
 	if err := syncDir(shard); err != nil {
 		os.Remove(to)
-		return err
+		return nil, err
 	}
-	return nil
+	return info, nil
 }
 
-func syncFile(path string, size int64) error {
+func syncFile(path string, size int64) (fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.Size() != size {
-		return fmt.Errorf("%s has %d bytes, %d were received", path, info.Size(), size)
+		return nil, fmt.Errorf("%s has %d bytes, %d were received", path, info.Size(), size)
 	}
-	return f.Sync()
+	return info, f.Sync()
+}
+
+// fileInfo is what Info says of a file.
+func fileInfo(info fs.FileInfo) Info {
+	inode, changed := identity(info)
+	if m := info.ModTime(); m.After(changed) {
+		changed = m
+	}
+	h := fnv.New64a()
+	var b [24]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(info.Size()))
+	binary.LittleEndian.PutUint64(b[8:], uint64(info.ModTime().UnixNano()))
+	binary.LittleEndian.PutUint64(b[16:], inode)
+	h.Write(b[:])
+	return Info{Size: info.Size(), Changed: changed, Stamp: int64(max(h.Sum64(), 1))}
 }
 
 // moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the
@@ -230,16 +252,33 @@ func (d *Dir) Discard(ctx context.Context, id string) error {
 }
 
 // Open implements Store. The File is an *os.File.
-func (d *Dir) Open(ctx context.Context, name Name) (File, error) {
+func (d *Dir) Open(ctx context.Context, name Name) (File, Info, error) {
 	path, err := d.committed(name)
 	if err != nil {
-		return nil, err
+		return nil, Info{}, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, translate(err)
+		return nil, Info{}, translate(err)
 	}
-	return f, nil
+	info, err := f.Stat()
+	if err != nil {
+		return nil, Info{}, errors.Join(translate(err), f.Close())
+	}
+	return f, fileInfo(info), nil
+}
+
+// Stat implements Store.
+func (d *Dir) Stat(ctx context.Context, name Name) (Info, error) {
+	path, err := d.committed(name)
+	if err != nil {
+		return Info{}, err
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return Info{}, translate(err)
+	}
+	return fileInfo(info), nil
 }
 
 // Remove implements Store.
@@ -259,25 +298,35 @@ func remove(path string) error {
 }
 
 // Names implements Store.
-func (d *Dir) Names(ctx context.Context, fn func(Name, Info) error) error {
+func (d *Dir) Names(ctx context.Context, from digest.Digest, fn func(Name, Info) error) error {
+	first := ""
+	if from != "" {
+		first = shardOf(from)
+	}
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		top := filepath.Join(d.root, alg.String())
-		err := each(ctx, top, func(shard fs.DirEntry) error {
-			return each(ctx, filepath.Join(top, shard.Name()), func(e fs.DirEntry) error {
+		for n := range 256 {
+			shard := filepath.Join(alg.String(), fmt.Sprintf("%02x", n))
+			if shard < first {
+				continue
+			}
+			err := each(ctx, filepath.Join(d.root, shard), func(e fs.DirEntry) error {
 				hash, generation, _ := strings.Cut(e.Name(), ".")
 				name := Name{Digest: digest.NewDigestFromEncoded(alg, hash), Generation: generation}
-				if name.Digest.Validate() != nil || !isID(generation) || shard.Name() != hash[:2] {
+				if name.Digest.Validate() != nil || !isID(generation) || shardOf(name.Digest) != shard {
 					return nil
 				}
 				return withInfo(e, func(info Info) error { return fn(name, info) })
 			})
-		})
-		if err != nil {
-			return err
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
+
+// shardOf is the directory of a digest, relative to the root. The order of shards is that of Names.
+func shardOf(d digest.Digest) string { return filepath.Join(d.Algorithm().String(), d.Encoded()[:2]) }
 
 // Staged implements Store.
 func (d *Dir) Staged(ctx context.Context, fn func(id string, info Info) error) error {
@@ -329,7 +378,7 @@ func withInfo(e fs.DirEntry, fn func(Info) error) error {
 	if err != nil {
 		return translate(err)
 	}
-	return fn(Info{Size: info.Size(), Modified: info.ModTime()})
+	return fn(fileInfo(info))
 }
 
 // Check implements Store.

@@ -38,7 +38,7 @@ func BenchmarkCommit(b *testing.B) {
 						stage.Close()
 					}
 					if err == nil {
-						err = d.Commit(b.Context(), id, blobs.Name{Digest: digest.FromString(id), Generation: id}, int64(len(content)))
+						_, err = d.Commit(b.Context(), id, blobs.Name{Digest: digest.FromString(id), Generation: id}, int64(len(content)))
 					}
 					if err != nil {
 						b.Fatal(err)
@@ -69,7 +69,7 @@ func BenchmarkLargeCommit(b *testing.B) {
 		}
 		stage.Close()
 		b.StartTimer()
-		if err := d.Commit(b.Context(), id, name, size); err != nil {
+		if _, err := d.Commit(b.Context(), id, name, size); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -1,7 +1,10 @@
 package blobs
 
 import (
+	"io/fs"
 	"os"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +23,15 @@ func startWriteBack(f *os.File, offset, length, window int64) error {
 		return nil
 	}
 	return err
+}
+
+// identity is the number of a file, which another file in its place does not have, and when the system last changed
+// anything about it, its name included.
+func identity(info fs.FileInfo) (inode uint64, changed time.Time) {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Ino, time.Unix(int64(s.Ctim.Sec), int64(s.Ctim.Nsec))
+	}
+	return 0, time.Time{}
 }
 
 // networkFS are the file systems that are somewhere else, by the number statfs(2) has for them.

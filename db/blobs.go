@@ -14,10 +14,12 @@ type Blob struct {
 	RepositoryID int64
 	Size         int64  // bytes
 	Generation   string // names its file, together with the digest
+	Stamp        int64  // what the file looked like when its bytes were last known to be right; 0: not known
+	Damaged      bool   // the bytes are gone or wrong: for clients there is no such blob
 	LeasedAt     time.Time
 }
 
-// Blob returns a blob that the repository has. ErrNotFound if it has not, whoever else may.
+// Blob returns a blob that the repository has, damaged or not. ErrNotFound if it has not, whoever else may.
 func (tx *Tx) Blob(repo RepoName, d digest.Digest) (b Blob, err error) {
 	packed, err := packDigest(d)
 	if err != nil {
@@ -25,40 +27,55 @@ func (tx *Tx) Blob(repo RepoName, d digest.Digest) (b Blob, err error) {
 	}
 	var leased int64
 	err = tx.row(`
-		SELECT b.id, r.id, b.size, b.generation, l.leased_at
+		SELECT b.id, r.id, b.size, b.generation, b.stamp, b.damaged_at <> 0, l.leased_at
 		FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
 		WHERE r.name = ? AND b.digest = ?`,
-		[]any{string(repo), packed}, &b.ID, &b.RepositoryID, &b.Size, &b.Generation, &leased)
+		[]any{string(repo), packed}, &b.ID, &b.RepositoryID, &b.Size, &b.Generation, &b.Stamp, &b.Damaged, &leased)
 	b.LeasedAt = fromMicros(leased)
 	return b, err
 }
 
-// BlobSomewhere returns the key of a blob that some repository has. ErrNotFound if none has.
-func (tx *Tx) BlobSomewhere(d digest.Digest) (id int64, err error) {
+// BlobSomewhere returns a blob as some repository has it. ErrNotFound if none has, or if it is damaged.
+func (tx *Tx) BlobSomewhere(d digest.Digest) (b Blob, err error) {
 	packed, err := packDigest(d)
 	if err != nil {
-		return 0, err
+		return b, err
 	}
-	err = tx.row(`SELECT id FROM blobs b WHERE digest = ? AND EXISTS (SELECT 1 FROM repository_blobs WHERE blob_id = b.id)`,
-		[]any{packed}, &id)
-	return id, err
+	var leased int64
+	err = tx.row(`
+		SELECT b.id, l.repository_id, b.size, b.generation, b.stamp, l.leased_at
+		FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id
+		WHERE b.digest = ? AND b.damaged_at = 0 LIMIT 1`,
+		[]any{packed}, &b.ID, &b.RepositoryID, &b.Size, &b.Generation, &b.Stamp, &leased)
+	b.LeasedAt = fromMicros(leased)
+	return b, err
 }
 
-// PutBlob records that the file of this generation is stored and durable. If the digest had a file of another
-// generation, its generation is returned in old: nothing names that file once this transaction has committed.
-func (tx *Tx) PutBlob(d digest.Digest, size int64, generation string) (id int64, old string, err error) {
-	packed, err := packDigest(d)
+// NewBlob is a blob whose file is stored and durable, and whose bytes have been seen to have the digest.
+type NewBlob struct {
+	Digest     digest.Digest
+	Size       int64
+	Generation string
+	Stamp      int64
+}
+
+// PutBlob records a blob. If the digest had a file of another generation, its generation is returned in old: nothing
+// names that file once this transaction has committed. A damaged blob is healed.
+func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
+	packed, err := packDigest(n.Digest)
 	if err != nil {
 		return 0, "", err
 	}
+	now := micros(tx.Now)
 	err = tx.row(`SELECT id, generation FROM blobs WHERE digest = ?`, []any{packed}, &id, &old)
 	if errors.Is(err, ErrNotFound) {
-		err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at) VALUES (?, ?, ?, ?) RETURNING id`,
-			[]any{packed, size, generation, micros(tx.Now)}, &id)
+		err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id`,
+			[]any{packed, n.Size, n.Generation, now, n.Stamp, now}, &id)
 		return id, "", err
 	}
 	if err == nil {
-		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ? WHERE id = ?`, generation, size, id)
+		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ?, stamp = ?, verified_at = ?, damaged_at = 0 WHERE id = ?`,
+			n.Generation, n.Size, n.Stamp, now, id)
 	}
 	return id, old, err
 }
@@ -72,11 +89,17 @@ func (tx *Tx) LinkBlob(repositoryID, blobID int64, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return tx.found(repositoryID, d, `INSERT INTO manifest_blobs (manifest_id, blob_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, blobID)
+	return tx.found(repositoryID, d, func(manifestID int64) error { return tx.holdBlob(manifestID, blobID, repositoryID) })
 }
 
-// found turns the missing references to d into ones that insert makes of (manifest, target).
-func (tx *Tx) found(repositoryID int64, d digest.Digest, insert string, target int64) error {
+func (tx *Tx) holdBlob(manifestID, blobID, repositoryID int64) error {
+	_, err := tx.run(`INSERT INTO manifest_blobs (manifest_id, blob_id, repository_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+		manifestID, blobID, repositoryID)
+	return err
+}
+
+// found calls hold for the manifests that missed d in their repository, and no longer do.
+func (tx *Tx) found(repositoryID int64, d digest.Digest, hold func(manifestID int64) error) error {
 	packed, err := packDigest(d)
 	if err != nil {
 		return err
@@ -84,7 +107,7 @@ func (tx *Tx) found(repositoryID int64, d digest.Digest, insert string, target i
 	holders, err := tx.ints(`DELETE FROM missing_references WHERE repository_id = ? AND digest = ? RETURNING manifest_id`, repositoryID, packed)
 	for _, holder := range holders {
 		if err == nil {
-			_, err = tx.run(insert, holder, target)
+			err = hold(holder)
 		}
 	}
 	return err
@@ -97,9 +120,7 @@ func (tx *Tx) UnlinkBlob(b Blob, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	holders, err := tx.ints(`
-		SELECT mb.manifest_id FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id
-		WHERE mb.blob_id = ? AND m.repository_id = ?`, b.ID, b.RepositoryID)
+	holders, err := tx.ints(`SELECT manifest_id FROM manifest_blobs WHERE blob_id = ? AND repository_id = ?`, b.ID, b.RepositoryID)
 	if err != nil {
 		return err
 	}
@@ -123,9 +144,7 @@ func (tx *Tx) miss(repositoryID int64, packed []byte, manifestID int64) error {
 
 // BlobIsHeld says whether a manifest of the blob's repository needs it.
 func (tx *Tx) BlobIsHeld(b Blob) (held bool, err error) {
-	err = tx.row(`
-		SELECT EXISTS (SELECT 1 FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id
-		               WHERE mb.blob_id = ? AND m.repository_id = ?)`, []any{b.ID, b.RepositoryID}, &held)
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ? AND repository_id = ?)`, []any{b.ID, b.RepositoryID}, &held)
 	return held, err
 }
 
@@ -138,23 +157,54 @@ func (tx *Tx) LeaseBlob(b Blob) error {
 	return err
 }
 
-// StoredBlob names the file of a blob.
+// StoredBlob is a blob without regard to who has it. Digest and Generation name its file.
 type StoredBlob struct {
+	ID         int64
 	Digest     digest.Digest
 	Generation string
+	Size       int64
+	Stamp      int64
+	VerifiedAt time.Time
+	Damaged    bool
 }
 
-// SomeBlobs returns up to limit blobs, none if there is none at all.
-func (tx *Tx) SomeBlobs(limit int) (list []StoredBlob, err error) {
-	err = tx.rows(`SELECT digest, generation FROM blobs ORDER BY id LIMIT ?`, []any{limit}, func(r *sql.Rows) error {
-		var b StoredBlob
-		var packed []byte
-		if err := r.Scan(&packed, &b.Generation); err != nil {
+// StoredBlobs returns up to limit blobs with keys above after, in their order.
+func (tx *Tx) StoredBlobs(after int64, limit int) (list []StoredBlob, err error) {
+	err = tx.rows(`SELECT id, digest, generation, size, stamp, verified_at, damaged_at <> 0 FROM blobs WHERE id > ? ORDER BY id LIMIT ?`,
+		[]any{after, limit}, func(r *sql.Rows) error {
+			var b StoredBlob
+			var packed []byte
+			var verified int64
+			if err := r.Scan(&b.ID, &packed, &b.Generation, &b.Size, &b.Stamp, &verified, &b.Damaged); err != nil {
+				return err
+			}
+			b.VerifiedAt = fromMicros(verified)
+			b.Digest, err = unpackDigest(packed)
+			list = append(list, b)
 			return err
-		}
-		b.Digest, err = unpackDigest(packed)
-		list = append(list, b)
-		return err
-	})
+		})
 	return list, err
+}
+
+// MarkVerified notes that the file of this generation has the digest and looks like stamp, and heals a blob that was
+// marked damaged. ErrNotFound if the blob has another generation by now, or is gone.
+func (tx *Tx) MarkVerified(d digest.Digest, generation string, stamp int64) error {
+	return tx.mark(`UPDATE blobs SET stamp = ?, verified_at = ?, damaged_at = 0 WHERE digest = ? AND generation = ?`, d, generation, stamp, micros(tx.Now))
+}
+
+// MarkDamaged notes that the file of this generation is gone or wrong. ErrNotFound as for MarkVerified.
+func (tx *Tx) MarkDamaged(d digest.Digest, generation string) error {
+	return tx.mark(`UPDATE blobs SET damaged_at = ? WHERE digest = ? AND generation = ?`, d, generation, micros(tx.Now))
+}
+
+func (tx *Tx) mark(query string, d digest.Digest, generation string, args ...any) error {
+	packed, err := packDigest(d)
+	if err != nil {
+		return err
+	}
+	n, err := tx.run(query, append(args, packed, generation)...)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
 }

@@ -75,7 +75,13 @@ type Stats struct {
 // Open opens the database, making it if there is no file or an empty one. It refuses a file that is not a registry
 // database, is damaged, or was written by a newer program. The caller closes the DB.
 func Open(ctx context.Context, opt Options) (*DB, error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
 	d, err := open(ctx, opt)
+	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast() {
+		d, err = open(ctx, opt) // the log and its index need room before anything can be removed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", opt.Path, err)
 	}
@@ -87,9 +93,6 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, readers: make(chan *conn, readers)}
 	if d.now == nil {
 		d.now = time.Now
-	}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
 	}
 	if err := makePrivate(opt.Path); err != nil {
 		return nil, err
@@ -106,7 +109,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := prepare(ctx, w, opt.Schema); err != nil {
+	if err := prepare(ctx, d, w, opt.Schema); err != nil {
 		return nil, err
 	}
 	for range readers {
@@ -178,6 +181,9 @@ func (d *DB) Stats() Stats {
 	return s
 }
 
+// Now is the clock that transactions have.
+func (d *DB) Now() time.Time { return d.now() }
+
 // View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
 func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
@@ -195,6 +201,41 @@ func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	return fn(&Tx{conn: c, Now: d.now()})
 }
 
+// Snapshot writes a consistent copy of the database to a new file, while others write. On return nil it has reached the
+// disk; what was there under the name is replaced.
+func (d *DB) Snapshot(ctx context.Context, to string) error {
+	c, err := d.connect(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return snapshot(ctx, c, to)
+}
+
+// snapshot copies through a file of another name, so that nobody finds half a copy.
+func snapshot(ctx context.Context, c *conn, to string) error {
+	part := to + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer os.Remove(part)
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := c.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
+		return wrap(err)
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(part, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
 // Update runs fn in a write transaction and returns after its commit has reached the disk. On an error from fn nothing
 // of fn remains; an error of the commit (ErrFull, ErrBusy or what the disk said) leaves it unknown whether fn's change
 // will be seen. fn must not wait for anything outside the database: other writers wait for it.
@@ -206,6 +247,15 @@ func (d *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 // with every later relaxed one, never an earlier durable one.
 func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 	return d.writer.do(ctx, fn, false)
+}
+
+// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and tries again.
+func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
+	err := d.Update(ctx, fn)
+	if errors.Is(err, ErrFull) && d.dropBallast() {
+		err = d.Update(ctx, fn)
+	}
+	return err
 }
 
 // checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.

@@ -86,13 +86,19 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	return id, true, tx.found(m.RepositoryID, m.Digest, insertChild, id)
+	if err := tx.record(m.RepositoryID, "", nil, packed); err != nil {
+		return 0, false, err
+	}
+	return id, true, tx.found(m.RepositoryID, m.Digest, func(manifestID int64) error { return tx.holdChild(manifestID, id) })
 }
 
-const insertChild = `INSERT INTO manifest_children (manifest_id, child_id) VALUES (?, ?) ON CONFLICT DO NOTHING`
+func (tx *Tx) holdChild(manifestID, childID int64) error {
+	_, err := tx.run(`INSERT INTO manifest_children (manifest_id, child_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, manifestID, childID)
+	return err
+}
 
-// HoldBlob records that a manifest needs a blob of its repository. ErrNotFound if the repository has no such blob, and
-// then nothing is recorded. size is what the repository's copy has.
+// HoldBlob records that a manifest needs a blob of its repository. ErrNotFound if the repository has no such blob, or
+// damaged bytes of it, and then nothing is recorded. size is what the repository's copy has.
 func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size int64, err error) {
 	packed, err := packDigest(d)
 	if err != nil {
@@ -101,12 +107,11 @@ func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size in
 	var blobID int64
 	err = tx.row(`
 		SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
-		WHERE b.digest = ?`, []any{repositoryID, packed}, &blobID, &size)
+		WHERE b.digest = ? AND b.damaged_at = 0`, []any{repositoryID, packed}, &blobID, &size)
 	if err != nil {
 		return 0, err
 	}
-	_, err = tx.run(`INSERT INTO manifest_blobs (manifest_id, blob_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, manifestID, blobID)
-	return size, err
+	return size, tx.holdBlob(manifestID, blobID, repositoryID)
 }
 
 // HoldChild records that an index needs another manifest of its repository. ErrNotFound as for HoldBlob.
@@ -120,8 +125,7 @@ func (tx *Tx) HoldChild(repositoryID, manifestID int64, d digest.Digest) (size i
 	if err != nil {
 		return 0, err
 	}
-	_, err = tx.run(insertChild, manifestID, childID)
-	return size, err
+	return size, tx.holdChild(manifestID, childID)
 }
 
 // Miss records that a manifest names content that its repository does not have.
@@ -133,9 +137,9 @@ func (tx *Tx) Miss(repositoryID, manifestID int64, d digest.Digest) error {
 	return tx.miss(repositoryID, packed, manifestID)
 }
 
-// DeleteManifest removes a manifest, the tags that point at it and its entry among the referrers of its subject. What
-// only it held is leased from now: collection takes it after the grace. Indexes that list it keep a missing reference.
-func (tx *Tx) DeleteManifest(m Manifest) error {
+// ReleaseManifest begins the leases of everything that only the manifest may hold: it is about to be deleted because a
+// client asked for it, and collection takes the rest after the grace.
+func (tx *Tx) ReleaseManifest(m Manifest) error {
 	packed, err := packDigest(m.Digest)
 	if err != nil {
 		return err
@@ -148,12 +152,37 @@ func (tx *Tx) DeleteManifest(m Manifest) error {
 	if _, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id IN (SELECT child_id FROM manifest_children WHERE manifest_id = ?)`, now, m.ID); err != nil {
 		return err
 	}
+	_, err = tx.run(`UPDATE manifests SET leased_at = ? WHERE id IN (SELECT manifest_id FROM referrers WHERE repository_id = ? AND subject = ?)`,
+		now, m.RepositoryID, packed)
+	return err
+}
+
+// DeleteManifest removes a manifest, the tags that point at it and its entry among the referrers of its subject. Indexes
+// that list it keep a missing reference. With keep it can be undeleted, and its blobs stay until that ends.
+func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
+	packed, err := packDigest(m.Digest)
+	if err != nil {
+		return err
+	}
+	if keep {
+		if err := tx.keepDeleted(m.ID); err != nil {
+			return err
+		}
+	}
+	tags, err := tx.strings(`DELETE FROM tags WHERE manifest_id = ? RETURNING name`, m.ID)
+	for _, tag := range append(tags, "") { // the manifest's own change comes last
+		if err == nil {
+			err = tx.record(m.RepositoryID, tag, packed, nil)
+		}
+	}
+	if err != nil {
+		return err
+	}
 	if _, err := tx.run(`INSERT INTO missing_references (repository_id, digest, manifest_id) SELECT ?, ?, manifest_id FROM manifest_children WHERE child_id = ?`,
 		m.RepositoryID, packed, m.ID); err != nil {
 		return err
 	}
 	return tx.runAll([]any{m.ID},
-		`DELETE FROM tags WHERE manifest_id = ?`,
 		`DELETE FROM referrers WHERE manifest_id = ?`,
 		`DELETE FROM manifest_children WHERE child_id = ?`,
 		`DELETE FROM manifest_children WHERE manifest_id = ?`,
@@ -208,17 +237,20 @@ type HeldBlob struct {
 }
 
 // BlobsOf returns the blobs a manifest holds.
-func (tx *Tx) BlobsOf(manifestID int64) (list []HeldBlob, err error) {
-	err = tx.rows(`SELECT b.id, b.digest FROM manifest_blobs mb JOIN blobs b ON b.id = mb.blob_id WHERE mb.manifest_id = ?`,
-		[]any{manifestID}, func(r *sql.Rows) error {
-			var b HeldBlob
-			var packed []byte
-			if err := r.Scan(&b.ID, &packed); err != nil {
-				return err
-			}
-			b.Digest, err = unpackDigest(packed)
-			list = append(list, b)
+func (tx *Tx) BlobsOf(manifestID int64) ([]HeldBlob, error) {
+	return tx.heldBlobs(`SELECT b.id, b.digest FROM manifest_blobs mb JOIN blobs b ON b.id = mb.blob_id WHERE mb.manifest_id = ?`, manifestID)
+}
+
+func (tx *Tx) heldBlobs(query string, args ...any) (list []HeldBlob, err error) {
+	err = tx.rows(query, args, func(r *sql.Rows) error {
+		var b HeldBlob
+		var packed []byte
+		if err := r.Scan(&b.ID, &packed); err != nil {
 			return err
-		})
+		}
+		b.Digest, err = unpackDigest(packed)
+		list = append(list, b)
+		return err
+	})
 	return list, err
 }

@@ -9,21 +9,82 @@ import (
 
 const (
 	// schemaVersion is the version of schema.sql, stored in PRAGMA user_version.
-	schemaVersion = 1
+	schemaVersion = 2
 	// applicationID marks the file as a registry's: "regi", stored in PRAGMA application_id.
 	applicationID = 0x72656769
 	// oldestSQLite is the first version without the bug that lost pages when the log was reset beside a reader.
 	oldestSQLite = "3.51.3"
 )
 
-// prepare brings a new database to the schema and refuses one that this program must not write to.
-func prepare(ctx context.Context, c *conn, schema string) error {
+// steps lead from each version of the schema to the next: steps[0] from 1 to 2. Each released schema stays in testdata,
+// where a test compares what its steps make of it with schema.sql.
+var steps = []string{`
+	ALTER TABLE blobs ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE blobs ADD COLUMN verified_at INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE blobs ADD COLUMN damaged_at INTEGER NOT NULL DEFAULT 0;
+	UPDATE blobs SET verified_at = created_at;
+	ALTER TABLE uploads ADD COLUMN created_at INTEGER NOT NULL DEFAULT 0;
+	UPDATE uploads SET created_at = updated_at;
+	CREATE TABLE new_manifest_blobs (
+		manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
+		blob_id       INTEGER NOT NULL REFERENCES blobs (id),
+		repository_id INTEGER NOT NULL REFERENCES repositories (id),
+		PRIMARY KEY (manifest_id, blob_id)
+	) STRICT, WITHOUT ROWID;
+	INSERT INTO new_manifest_blobs SELECT mb.manifest_id, mb.blob_id, m.repository_id FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id;
+	DROP TABLE manifest_blobs;
+	ALTER TABLE new_manifest_blobs RENAME TO manifest_blobs;
+	CREATE INDEX manifest_blobs_by_blob ON manifest_blobs (blob_id, repository_id);
+	CREATE TABLE changes (
+		id         INTEGER PRIMARY KEY,
+		at         INTEGER NOT NULL,
+		repository TEXT    NOT NULL,
+		tag        TEXT    NOT NULL,
+		before     BLOB,
+		after      BLOB
+	) STRICT;
+	CREATE INDEX changes_by_tag ON changes (repository, tag, id);
+	CREATE TABLE deleted_manifests (
+		id         INTEGER PRIMARY KEY,
+		repository TEXT    NOT NULL,
+		digest     BLOB    NOT NULL,
+		media_type TEXT    NOT NULL,
+		deleted_at INTEGER NOT NULL,
+		content    BLOB    NOT NULL,
+		UNIQUE (repository, digest)
+	) STRICT;
+	CREATE INDEX deleted_manifests_by_time ON deleted_manifests (deleted_at);
+	CREATE TABLE deleted_manifest_blobs (
+		deleted_id INTEGER NOT NULL REFERENCES deleted_manifests (id),
+		blob_id    INTEGER NOT NULL REFERENCES blobs (id),
+		PRIMARY KEY (deleted_id, blob_id)
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX deleted_manifest_blobs_by_blob ON deleted_manifest_blobs (blob_id);
+	CREATE TABLE locks (
+		name    TEXT    PRIMARY KEY,
+		holder  TEXT    NOT NULL,
+		purpose TEXT    NOT NULL,
+		beat_at INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE notes (
+		name  TEXT PRIMARY KEY,
+		value TEXT NOT NULL
+	) STRICT, WITHOUT ROWID;`,
+}
+
+// prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied
+// to <path>.schema-<version> before it is touched, and upgraded in one transaction: cut off in the middle, it is still
+// the older one.
+func prepare(ctx context.Context, d *DB, c *conn, schema string) error {
 	var sqlite string
 	if err := c.GetContext(ctx, &sqlite, "SELECT sqlite_version()"); err != nil {
 		return wrap(err)
 	}
 	if number(sqlite) < number(oldestSQLite) {
 		return fmt.Errorf("SQLite %s is too old, want %s or newer: it can lose writes", sqlite, oldestSQLite)
+	}
+	if err := copyBeforeUpgrade(ctx, d, c); err != nil {
+		return err
 	}
 	// One process at a time: two that start on a new file would both write the schema.
 	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
@@ -61,10 +122,36 @@ func upgrade(ctx context.Context, c *conn, schema string) error {
 		return errors.New("this SQLite file is not a registry's database")
 	case version > schemaVersion:
 		return fmt.Errorf("schema version %d was written by a newer program, this one knows %d: run the newer one", version, schemaVersion)
-	case version < schemaVersion:
+	case version < 1:
 		return fmt.Errorf("%w: schema version %d", ErrCorrupt, version)
 	}
-	return inspect(ctx, c)
+	if err := inspect(ctx, c); err != nil || version == schemaVersion {
+		return err
+	}
+	for ; version < schemaVersion; version++ {
+		if _, err := c.ExecContext(ctx, steps[version-1]); err != nil {
+			return fmt.Errorf("upgrade from schema version %d: %w", version, wrap(err))
+		}
+	}
+	_, err = c.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+	return wrap(err)
+}
+
+// copyBeforeUpgrade copies a database that upgrade will change.
+func copyBeforeUpgrade(ctx context.Context, d *DB, c *conn) error {
+	var version, application int
+	if err := errors.Join(c.GetContext(ctx, &version, "PRAGMA user_version"), c.GetContext(ctx, &application, "PRAGMA application_id")); err != nil {
+		return wrap(err)
+	}
+	if application != applicationID || version < 1 || version >= schemaVersion {
+		return nil
+	}
+	to := fmt.Sprintf("%s.schema-%d", d.path, version)
+	if err := snapshot(ctx, c, to); err != nil {
+		return fmt.Errorf("copy before the upgrade: %w", err)
+	}
+	d.log.Info("the database is upgraded; the copy of the old one can be removed when all is well", "copy", to, "from", version, "to", schemaVersion)
+	return nil
 }
 
 // inspect looks for damage and for statistics. With statistics present the planner prepares every join again at each

@@ -2,6 +2,7 @@ package db
 
 import (
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -10,28 +11,47 @@ import (
 // SetTag points a tag at a manifest of the same repository. If it pointed at another, that one's lease begins now.
 func (tx *Tx) SetTag(repositoryID int64, tag Tag, manifestID int64) error {
 	now := micros(tx.Now)
-	if _, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id = (SELECT manifest_id FROM tags WHERE repository_id = ? AND name = ?)`,
-		now, repositoryID, string(tag)); err != nil {
+	var oldID int64
+	var before, after []byte
+	err := tx.row(`SELECT m.id, m.digest FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE t.repository_id = ? AND t.name = ?`,
+		[]any{repositoryID, string(tag)}, &oldID, &before)
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	_, err := tx.run(`
+	if oldID != 0 && oldID != manifestID {
+		if _, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id = ?`, now, oldID); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.run(`
 		INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (?, ?, ?, ?)
 		ON CONFLICT (repository_id, name) DO UPDATE SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at`,
-		repositoryID, string(tag), manifestID, now)
-	return err
+		repositoryID, string(tag), manifestID, now); err != nil {
+		return err
+	}
+	if oldID == manifestID {
+		return nil
+	}
+	if err := tx.row(`SELECT digest FROM manifests WHERE id = ?`, []any{manifestID}, &after); err != nil {
+		return err
+	}
+	return tx.record(repositoryID, string(tag), before, after)
 }
 
 // DeleteTag removes a tag and begins the lease of what it pointed at. ErrNotFound.
 func (tx *Tx) DeleteTag(repo RepoName, tag Tag) error {
-	var manifestID int64
+	var repositoryID, manifestID int64
 	err := tx.row(`
-		DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = ?) AND name = ? RETURNING manifest_id`,
-		[]any{string(repo), string(tag)}, &manifestID)
+		DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = ?) AND name = ? RETURNING repository_id, manifest_id`,
+		[]any{string(repo), string(tag)}, &repositoryID, &manifestID)
 	if err != nil {
 		return err
 	}
-	_, err = tx.run(`UPDATE manifests SET leased_at = ? WHERE id = ?`, micros(tx.Now), manifestID)
-	return err
+	var before []byte
+	if err := tx.row(`UPDATE manifests SET leased_at = ? WHERE id = ? RETURNING digest`, []any{micros(tx.Now), manifestID}, &before); err != nil {
+		return err
+	}
+	return tx.record(repositoryID, string(tag), before, nil)
 }
 
 // Tags returns up to limit tags after last, in byte order.

@@ -19,8 +19,8 @@ type Upload struct {
 // CreateUpload writes a new session.
 func (tx *Tx) CreateUpload(u Upload) error {
 	_, err := tx.run(`
-		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(tx.Now))
+		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(tx.Now), micros(tx.Now))
 	return err
 }
 

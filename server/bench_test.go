@@ -128,7 +128,7 @@ func fill(tx *db.Tx, from, to int) error {
 	}
 	for i := from; i < to; i++ {
 		d := digest.FromString(fmt.Sprint(i))
-		id, _, err := tx.PutBlob(d, 100, strings.Repeat("0", 32))
+		id, _, err := tx.PutBlob(db.NewBlob{Digest: d, Size: 100, Generation: strings.Repeat("0", 32)})
 		if err == nil {
 			err = errors.Join(tx.LinkBlob(m.RepositoryID, id, d), tx.SetTag(m.RepositoryID, db.Tag(fmt.Sprintf("tag-%07d", i)), m.ID))
 		}

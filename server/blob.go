@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,7 +37,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, t target) error
 	content := contentWriter{ResponseWriter: w}
 	// The file itself is handed on, so that the kernel copies it to the connection.
 	http.ServeContent(&content, r, "", time.Time{}, b.File)
-	return content.err()
+	return errors.Join(b.Err(), content.err())
 }
 
 // contentWriter is what http.ServeContent writes to. It keeps back the errors, which are plain text, for the writer of

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ import (
 func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
 	for name, test := range map[string]func(*testing.T, *suite){
 		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "wrong size": wrongSize, "generations": generations,
-		"open file outlives removal": outlive, "many at once": many, "listings": listings, "hostile names": hostile, "check": check,
+		"open file outlives removal": outlive, "many at once": many, "listings": listings, "journal": journal, "hostile names": hostile, "check": check,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
 	}
@@ -48,20 +49,27 @@ func (s *suite) commit(id string, content string, algs ...digest.Algorithm) blob
 	s.t.Helper()
 	alg := append(algs, digest.Canonical)[0]
 	name := blobs.Name{Digest: alg.FromString(content), Generation: id}
-	if err := s.Commit(s.t.Context(), id, name, int64(len(content))); err != nil {
+	stamp, err := s.Commit(s.t.Context(), id, name, int64(len(content)))
+	if err != nil {
 		s.t.Fatal(err)
+	}
+	if info, err := s.Stat(s.t.Context(), name); err != nil || info.Stamp != stamp || stamp == 0 || info.Size != int64(len(content)) {
+		s.t.Errorf("stat says %+v, %v, commit said stamp %d", info, err, stamp)
 	}
 	return name
 }
 
 func (s *suite) want(name blobs.Name, content string) {
 	s.t.Helper()
-	f, err := s.Open(s.t.Context(), name)
+	f, info, err := s.Open(s.t.Context(), name)
 	if err != nil {
 		s.t.Error(err)
 		return
 	}
 	defer f.Close()
+	if stat, err := s.Stat(s.t.Context(), name); err != nil || stat != info {
+		s.t.Errorf("open says %+v, stat %+v, %v", info, stat, err)
+	}
 	if got, err := io.ReadAll(f); string(got) != content || err != nil {
 		s.t.Errorf("%.40q, %v, want %.40q", got, err, content)
 	}
@@ -99,8 +107,11 @@ func missing(t *testing.T, s *suite) {
 	_, err = s.Stage(t.Context(), id(2), 4)
 	s.wantNotFound(err)
 	name := blobs.Name{Digest: digest.FromString("x"), Generation: id(3)}
-	s.wantNotFound(s.Commit(t.Context(), id(3), name, 1))
-	_, err = s.Open(t.Context(), name)
+	_, err = s.Commit(t.Context(), id(3), name, 1)
+	s.wantNotFound(err)
+	_, _, err = s.Open(t.Context(), name)
+	s.wantNotFound(err)
+	_, err = s.Stat(t.Context(), name)
 	s.wantNotFound(err)
 	if err := errors.Join(s.Remove(t.Context(), name), s.Discard(t.Context(), id(3)), s.Discard(t.Context(), id(2)), s.Discard(t.Context(), id(2))); err != nil {
 		t.Error(err)
@@ -113,7 +124,7 @@ func nameUsed(t *testing.T, s *suite) {
 	s.stage(id(1), 0, "first")
 	name := s.commit(id(1), "first")
 	s.stage(id(1), 0, "other")
-	if err := s.Commit(t.Context(), id(1), name, 5); !errors.Is(err, blobs.ErrExists) {
+	if _, err := s.Commit(t.Context(), id(1), name, 5); !errors.Is(err, blobs.ErrExists) {
 		t.Errorf("%v, want ErrExists", err)
 	}
 	s.want(name, "first")
@@ -123,10 +134,10 @@ func wrongSize(t *testing.T, s *suite) {
 	for n, size := range []int64{0, 6, 8} {
 		s.stage(id(n), 0, "content")
 		name := blobs.Name{Digest: digest.FromString("content"), Generation: id(n)}
-		if err := s.Commit(t.Context(), id(n), name, size); err == nil {
+		if _, err := s.Commit(t.Context(), id(n), name, size); err == nil {
 			t.Errorf("%d of 7 bytes were committed", size)
 		}
-		_, err := s.Open(t.Context(), name)
+		_, _, err := s.Open(t.Context(), name)
 		s.wantNotFound(err)
 	}
 }
@@ -138,7 +149,7 @@ func generations(t *testing.T, s *suite) {
 	if err := s.Remove(t.Context(), one); err != nil {
 		t.Error(err)
 	}
-	_, err := s.Open(t.Context(), one)
+	_, _, err := s.Open(t.Context(), one)
 	s.wantNotFound(err)
 	s.want(two, "same")
 }
@@ -146,7 +157,7 @@ func generations(t *testing.T, s *suite) {
 func outlive(t *testing.T, s *suite) {
 	s.stage(id(1), 0, "still here")
 	name := s.commit(id(1), "still here")
-	f, err := s.Open(t.Context(), name)
+	f, _, err := s.Open(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +178,10 @@ func many(t *testing.T, s *suite) {
 			w, err := s.Stage(t.Context(), id(n), 0)
 			if err == nil {
 				_, err = io.WriteString(w, content)
-				err = errors.Join(err, w.Close(), s.Commit(t.Context(), id(n), blobs.Name{Digest: digest.FromString(content), Generation: id(n)}, int64(len(content))))
+				err = errors.Join(err, w.Close())
+			}
+			if err == nil {
+				_, err = s.Commit(t.Context(), id(n), blobs.Name{Digest: digest.FromString(content), Generation: id(n)}, int64(len(content)))
 			}
 			if err != nil {
 				t.Error(err)
@@ -189,15 +203,31 @@ func listings(t *testing.T, s *suite) {
 		want[s.commit(id(n), content)] = int64(n)
 	}
 	s.stage(id(100), 0, "abc")
-	err := s.Names(t.Context(), func(name blobs.Name, info blobs.Info) error {
-		if size, ok := want[name]; !ok || size != info.Size || info.Modified.IsZero() {
+	var order []digest.Digest
+	err := s.Names(t.Context(), "", func(name blobs.Name, info blobs.Info) error {
+		if size, ok := want[name]; !ok || size != info.Size || info.Changed.IsZero() || info.Stamp == 0 {
 			t.Errorf("%v %+v", name, info)
 		}
 		delete(want, name)
+		order = append(order, name.Digest)
 		return nil
 	})
 	if err != nil || len(want) != 0 {
 		t.Errorf("%d names were not listed, %v", len(want), err)
+	}
+	if !slices.IsSortedFunc(order, func(a, b digest.Digest) int { return strings.Compare(a.String()[:9], b.String()[:9]) }) {
+		t.Error("names come in another order:", order)
+	}
+	left := order[10:]
+	err = s.Names(t.Context(), order[10], func(name blobs.Name, _ blobs.Info) error {
+		left = slices.DeleteFunc(slices.Clone(left), func(d digest.Digest) bool { return d == name.Digest })
+		if name.Digest.String()[:9] < order[10].String()[:9] {
+			t.Error(name, "comes before", order[10])
+		}
+		return nil
+	})
+	if err != nil || len(left) != 0 {
+		t.Error("not listed:", left, err)
 	}
 	staged := 0
 	err = s.Staged(t.Context(), func(got string, info blobs.Info) error {
@@ -210,12 +240,12 @@ func listings(t *testing.T, s *suite) {
 		t.Errorf("%d staged, %v", staged, err)
 	}
 	stop := errors.New("stop")
-	if err := s.Names(t.Context(), func(blobs.Name, blobs.Info) error { return stop }); !errors.Is(err, stop) {
+	if err := s.Names(t.Context(), "", func(blobs.Name, blobs.Info) error { return stop }); !errors.Is(err, stop) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Names(ctx, func(blobs.Name, blobs.Info) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := s.Names(ctx, "", func(blobs.Name, blobs.Info) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -235,17 +265,17 @@ func hostile(t *testing.T, s *suite) {
 		if err := s.Remove(t.Context(), blobs.Name{Digest: good, Generation: bad}); err == nil {
 			t.Errorf("removed generation %q", bad)
 		}
-		if f, err := s.Open(t.Context(), blobs.Name{Digest: good, Generation: bad}); err == nil {
+		if f, _, err := s.Open(t.Context(), blobs.Name{Digest: good, Generation: bad}); err == nil {
 			f.Close()
 			t.Errorf("opened generation %q", bad)
 		}
 	}
 	for _, bad := range []digest.Digest{"", "sha256:", "sha256:../../x", "md5:d41d8cd98f00b204e9800998ecf8427e", digest.Digest(strings.ToUpper(good.String())), good + "\n"} {
 		s.stage(id(1), 0, "x")
-		if err := s.Commit(t.Context(), id(1), blobs.Name{Digest: bad, Generation: id(1)}, 1); err == nil {
+		if _, err := s.Commit(t.Context(), id(1), blobs.Name{Digest: bad, Generation: id(1)}, 1); err == nil {
 			t.Errorf("committed digest %q", bad)
 		}
-		if _, err := s.Open(t.Context(), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
+		if _, _, err := s.Open(t.Context(), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
 			t.Errorf("opened digest %q", bad)
 		}
 	}
@@ -257,5 +287,45 @@ func check(t *testing.T, s *suite) {
 	}
 	if err := s.Staged(t.Context(), func(id string, _ blobs.Info) error { return fmt.Errorf("%s was left", id) }); err != nil {
 		t.Error(err)
+	}
+}
+
+func journal(t *testing.T, s *suite) {
+	_, err := s.OpenJournal(t.Context())
+	s.wantNotFound(err)
+	want := func(want string) {
+		t.Helper()
+		r, err := s.OpenJournal(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if got, err := io.ReadAll(r); string(got) != want || err != nil {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	appendLines := func(lines string) {
+		t.Helper()
+		if err := s.AppendJournal(t.Context(), []byte(lines)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appendLines("one\n")
+	appendLines("two\npart of a li")
+	appendLines("three\n")
+	want("one\ntwo\npart of a li\nthree\n")
+	broken := errors.New("broken")
+	err = s.ReplaceJournal(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "half"); return errors.Join(err, broken) })
+	if !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	want("one\ntwo\npart of a li\nthree\n")
+	if err := s.ReplaceJournal(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "new\n"); return err }); err != nil {
+		t.Error(err)
+	}
+	appendLines("four\n")
+	want("new\nfour\n")
+	if err := s.Staged(t.Context(), func(id string, _ blobs.Info) error { return errors.New(id) }); err != nil {
+		t.Error("left behind:", err)
 	}
 }

@@ -83,20 +83,21 @@ func (f *Faulty) Stage(ctx context.Context, id string, offset int64) (s blobs.St
 }
 
 // Commit implements blobs.Store.
-func (f *Faulty) Commit(ctx context.Context, id string, name blobs.Name, size int64) error {
-	return f.do(OpCommit, func() error { return f.Store.Commit(ctx, id, name, size) })
+func (f *Faulty) Commit(ctx context.Context, id string, name blobs.Name, size int64) (stamp int64, err error) {
+	err = f.do(OpCommit, func() (err error) { stamp, err = f.Store.Commit(ctx, id, name, size); return err })
+	return stamp, err
 }
 
 // Open implements blobs.Store.
-func (f *Faulty) Open(ctx context.Context, name blobs.Name) (file blobs.File, err error) {
-	err = f.do(OpOpen, func() (err error) { file, err = f.Store.Open(ctx, name); return err })
+func (f *Faulty) Open(ctx context.Context, name blobs.Name) (file blobs.File, info blobs.Info, err error) {
+	err = f.do(OpOpen, func() (err error) { file, info, err = f.Store.Open(ctx, name); return err })
 	if err != nil {
 		if file != nil {
 			file.Close()
 		}
-		return nil, err
+		return nil, info, err
 	}
-	return file, nil
+	return file, info, nil
 }
 
 // Remove implements blobs.Store.

@@ -113,6 +113,7 @@ func (p *Program) commands() []*cli.Command {
 		),
 		p.command("cp", "REPO:TAG|REPO@DIGEST REPO[:TAG]", "copy an image inside the registry, or give it another tag",
 			p.copy, locationFlags(), copyFlags(), jsonFlag()),
+		p.command("gc", "", "remove what nothing refers to, beside a running server", p.gc, locationFlags(), gcFlags(), jsonFlag()),
 		p.command("version", "", "print the version", p.version, jsonFlag()),
 		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
 		p.command("man", "", "print the manual page, in troff", p.man),
@@ -168,6 +169,11 @@ func wrongFlag(c *cli.Context, err error, _ bool) error {
 // openExisting opens a registry that is there already. A command that lists or removes makes no new one because of a
 // mistyped path.
 func (p *Program) openExisting(ctx context.Context, s *settings) (*registry.Registry, io.Closer, error) {
+	return p.openConfigured(ctx, s, registry.Config{})
+}
+
+// openConfigured is openExisting with more said than the defaults.
+func (p *Program) openConfigured(ctx context.Context, s *settings, cfg registry.Config) (*registry.Registry, io.Closer, error) {
 	at, err := s.location()
 	if err != nil {
 		return nil, nil, err
@@ -175,8 +181,8 @@ func (p *Program) openExisting(ctx context.Context, s *settings) (*registry.Regi
 	if err := at.exists(); err != nil {
 		return nil, nil, err
 	}
-	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return p.Open(ctx, at, registry.Config{Log: log})
+	cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return p.Open(ctx, at, cfg)
 }
 
 // exists says what is missing. Opening would turn an empty file into a database and make a missing directory, and a

@@ -179,7 +179,11 @@ func (p *Program) remove(ctx context.Context, s *settings, r removal) (err error
 	if len(r.patterns) == 0 {
 		return usagef("nothing to remove was named; see %s --help", s.Command.HelpName)
 	}
-	reg, stores, err := p.openExisting(ctx, s)
+	undo, err := s.undoWindow()
+	if err != nil {
+		return err
+	}
+	reg, stores, err := p.openConfigured(ctx, s, registry.Config{UndoWindow: undo})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"registry/server/registry"
+
 	"github.com/urfave/cli/v2"
 )
 
@@ -62,9 +64,41 @@ func serveFlags() []cli.Flag {
 			Usage: "give up on a request whose body brings no byte for this `TIME`; there is no limit on the whole"},
 		&cli.DurationFlag{Name: "drain-timeout", EnvVars: env("drain-timeout"), Value: 30 * time.Second, DefaultText: "30s",
 			Usage: "on SIGTERM, let requests finish for this `TIME`"},
+		undoFlag(),
+		&cli.StringFlag{Name: "gc-interval", EnvVars: env("gc-interval"),
+			Usage: "collect garbage on this `SCHEDULE`: a time between two runs such as 6h, or cron's five fields; off when empty"},
+		collectFlags("gc-")[0], collectFlags("gc-")[1],
 		&cli.StringFlag{Name: "debug-addr", EnvVars: env("debug-addr"), Usage: "loopback `HOST:PORT` for Go's profiler; off when empty"},
 		&cli.StringFlag{Name: "log-format", EnvVars: env("log-format"), Value: "auto", Usage: "text, json, or auto: text on a terminal, else json"},
 		&cli.StringFlag{Name: "log-level", EnvVars: env("log-level"), Value: "info", Usage: "debug, info, warn or error"},
+	)
+}
+
+// undoFlag belongs to whatever deletes, and to collection, which ends the window.
+func undoFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "undo-window", EnvVars: env("undo-window"), Value: 168 * time.Hour, DefaultText: "168h",
+		Usage: "deletions and moved tags can be undone for this `TIME`; 0: not at all"}
+}
+
+// collectFlags are those of gc; serve has the same with a prefix.
+func collectFlags(prefix string) []cli.Flag {
+	return []cli.Flag{
+		&cli.DurationFlag{Name: prefix + "grace", EnvVars: env("gc-grace"), Value: registry.DefaultGrace, DefaultText: "24h",
+			Usage: "leave what a client was told is there for this `TIME`, even if nothing refers to it yet; at least 1h"},
+		&cli.StringFlag{Name: prefix + "untagged-after", EnvVars: env("gc-untagged-after"),
+			Usage: "also remove manifests that no tag, index or subject has held for this `TIME`, such as 168h; off when empty"},
+	}
+}
+
+func gcFlags() []cli.Flag {
+	return append(collectFlags(""),
+		&cli.DurationFlag{Name: "undo-window", EnvVars: env("undo-window"), Value: 168 * time.Hour, DefaultText: "168h; with --force no more than the grace",
+			Usage: "what was deleted longer than this `TIME` ago is gone for good"},
+		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",
+			Usage: "forget an upload that got no byte for this `TIME`"},
+		&cli.DurationFlag{Name: "max-duration", Usage: "stop after this `TIME`, in good order; the next run goes on"},
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go and why, remove nothing"},
+		&cli.BoolFlag{Name: "force", Usage: "accept a --grace under 1h: pushes under way may fail and have to be made again"},
 	)
 }
 
@@ -80,6 +114,7 @@ func removeFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "print what would go, remove nothing"},
+		undoFlag(),
 	}
 }
 

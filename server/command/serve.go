@@ -23,6 +23,7 @@ type serveOptions struct {
 	location Location
 	registry registry.Config
 	server   server.Config
+	jobs     []job
 }
 
 // serve runs the server until ctx is done and everything under way has ended.
@@ -60,6 +61,7 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer announceStop(ctx, log)()
+	defer runJobs(ctx, log, reg, opt.jobs)()
 	return srv.Serve(ctx, ln)
 }
 
@@ -100,6 +102,9 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if opt.registry, err = s.registryConfig(); err != nil {
 		return opt, err
 	}
+	if opt.jobs, err = s.jobs(); err != nil {
+		return opt, err
+	}
 	opt.server, err = s.serverConfig()
 	return opt, err
 }
@@ -110,6 +115,9 @@ func (s *settings) registryConfig() (cfg registry.Config, err error) {
 	}
 	if cfg.MaxUploads = s.Int("max-uploads"); cfg.MaxUploads <= 0 {
 		return cfg, usagef("--max-uploads %d must be more than nothing", cfg.MaxUploads)
+	}
+	if cfg.UndoWindow, err = s.undoWindow(); err != nil {
+		return cfg, err
 	}
 	cfg.UploadTimeout, err = s.positive("upload-timeout")
 	return cfg, err

@@ -11,25 +11,33 @@ import (
 
 // DeleteTag removes a tag and nothing else (end-9). ManifestUnknown.
 func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error {
-	err := r.db.Update(ctx, func(tx *db.Tx) error { return tx.DeleteTag(repo, tag) })
+	err := r.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.DeleteTag(repo, tag) })
 	return unknown(err, ManifestUnknown, tag)
 }
 
-// DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown.
+// DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown. It can be undeleted until the
+// undo window ends.
 func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.Digest) error {
-	err := r.db.Update(ctx, func(tx *db.Tx) error {
+	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
 		m, err := tx.StatManifest(repo, d)
 		if err != nil {
 			return err
 		}
-		return tx.DeleteManifest(m)
+		return r.deleteManifest(tx, m)
 	})
 	return unknown(err, ManifestUnknown, d)
 }
 
+func (r *Registry) deleteManifest(tx *db.Tx, m db.Manifest) error {
+	if err := tx.ReleaseManifest(m); err != nil {
+		return err
+	}
+	return tx.DeleteManifest(m, r.undoWindow > 0)
+}
+
 // DeleteBlob takes a blob from a repository (end-10). Other repositories keep it. BlobUnknown.
 func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Digest) error {
-	err := r.db.Update(ctx, func(tx *db.Tx) error {
+	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
 		b, err := tx.Blob(repo, d)
 		if err != nil {
 			return err
@@ -44,8 +52,8 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Diges
 // NameUnknown.
 func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 	for done := false; !done; {
-		err := r.db.Update(ctx, func(tx *db.Tx) (err error) {
-			done, err = deleteSome(tx, repo)
+		err := r.db.Reclaim(ctx, func(tx *db.Tx) (err error) {
+			done, err = r.deleteSome(tx, repo)
 			return err
 		})
 		if err != nil {
@@ -68,7 +76,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 	return unknown(err, NameUnknown, repo)
 }
 
-func deleteSome(tx *db.Tx, repo RepoName) (done bool, err error) {
+func (r *Registry) deleteSome(tx *db.Tx, repo RepoName) (done bool, err error) {
 	const batch = 100
 	id, err := tx.RepositoryID(repo)
 	if err != nil {
@@ -79,7 +87,7 @@ func deleteSome(tx *db.Tx, repo RepoName) (done bool, err error) {
 		return false, err
 	}
 	for _, m := range manifests {
-		if err := tx.DeleteManifest(m); err != nil {
+		if err := r.deleteManifest(tx, m); err != nil {
 			return false, err
 		}
 	}

@@ -58,62 +58,80 @@ type Blob struct {
 	blobs.File
 }
 
-// Blob opens a blob of the repository ("Pulling blobs", end-2). BlobUnknown if the repository does not have it. The
-// caller closes it.
-func (r *Registry) Blob(ctx context.Context, repo RepoName, d digest.Digest) (*Blob, error) {
-	var last string
-	for {
-		b, err := r.blob(ctx, repo, d)
-		if err != nil {
-			return nil, err
-		}
-		f, err := r.blobs.Open(ctx, blobs.Name{Digest: d, Generation: b.Generation})
-		if err == nil {
-			return &Blob{Digest: d, Size: b.Size, File: f}, nil
-		}
-		// A push of the same content may have replaced the file between the two steps: then the row names another one.
-		if !errors.Is(err, blobs.ErrNotFound) || b.Generation == last {
-			return nil, AsError(err)
-		}
-		last = b.Generation
+// Err returns why the bytes that were read are not the blob, nil if they are: whoever has passed some of them on must
+// not let it look complete.
+func (b *Blob) Err() error {
+	if f, ok := b.File.(*checkedFile); ok {
+		return f.err
 	}
+	return nil
 }
 
-func (r *Registry) blob(ctx context.Context, repo RepoName, d digest.Digest) (b db.Blob, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		b, err = tx.Blob(repo, d)
-		return err
+// Blob opens a blob of the repository ("Pulling blobs", end-2). BlobUnknown if the repository does not have it, or only
+// damaged. The caller closes it, and asks Err when he has read it.
+func (r *Registry) Blob(ctx context.Context, repo RepoName, d digest.Digest) (*Blob, error) {
+	var f blobs.File
+	b, info, err := r.locate(ctx, repo, d, func(name blobs.Name) (info blobs.Info, err error) {
+		f, info, err = r.blobs.Open(ctx, name)
+		return info, err
 	})
-	return b, unknown(err, BlobUnknown, d.String())
+	if err != nil {
+		return nil, err
+	}
+	if info.Stamp != b.Stamp && info.Size == b.Size && b.Size > smallBlob {
+		name := blobs.Name{Digest: d, Generation: b.Generation}
+		f = &checkedFile{File: f, r: r, ctx: ctx, name: name, size: b.Size, info: info, hash: d.Algorithm().Hash()}
+	} else if err := r.trust(ctx, d, b, info); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Blob{Digest: d, Size: b.Size, File: f}, nil
 }
 
 // StatBlob returns the size of a blob of the repository. Clients skip uploading what it finds, so it is a promise: if no
-// manifest holds the blob, its lease is renewed when it is getting old.
+// manifest holds the blob, its lease is renewed when it is getting old, and a damaged blob is not found.
 func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest) (size int64, err error) {
-	var b db.Blob
-	var renew bool
+	b, info, err := r.locate(ctx, repo, d, func(name blobs.Name) (blobs.Info, error) { return r.blobs.Stat(ctx, name) })
+	if err != nil {
+		return 0, err
+	}
+	if err := r.promise(ctx, d, b, info); err != nil {
+		return 0, err
+	}
+	if r.db.Now().Sub(b.LeasedAt) <= leaseRenewal {
+		return b.Size, nil
+	}
+	held := false
 	err = r.db.View(ctx, func(tx *db.Tx) error {
-		if b, err = tx.Blob(repo, d); err != nil {
-			return err
-		}
-		if tx.Now.Sub(b.LeasedAt) > leaseRenewal {
-			held, err := tx.BlobIsHeld(b)
-			renew = !held
-			return err
-		}
-		return nil
+		held, err = tx.BlobIsHeld(b)
+		return err
 	})
-	if err == nil && renew {
+	if err == nil && !held {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseBlob(b) })
 	}
 	return b.Size, unknown(err, BlobUnknown, d.String())
 }
 
+// promise is trust for those who only want to know that the blob is there. If it is not known what the file looked like,
+// as after an upgrade, its size has to do: reading everything that clients ask for would keep them waiting for long.
+func (r *Registry) promise(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
+	if b.Stamp == 0 && info.Size == b.Size {
+		return nil
+	}
+	return r.trust(ctx, d, b, info)
+}
+
 // MountBlob gives the repository a blob that another one has ("Mounting a blob from another repository", end-11), or any
 // other if from is empty. mounted is false if there is none: the client uploads it then.
 func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest, from RepoName) (mounted bool, err error) {
+	if err := r.mountable(ctx, d, from); err != nil {
+		if BlobUnknown.Is(err) {
+			err = nil
+		}
+		return false, err
+	}
 	err = r.db.Update(ctx, func(tx *db.Tx) error {
-		id, err := mountable(tx, d, from)
+		b, err := source(tx, d, from)
 		if errors.Is(err, db.ErrNotFound) {
 			return nil
 		}
@@ -125,7 +143,7 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 			return err
 		}
 		mounted = true
-		return tx.LinkBlob(repositoryID, id, d)
+		return tx.LinkBlob(repositoryID, b.ID, d)
 	})
 	if err != nil {
 		return false, AsError(err)
@@ -133,10 +151,34 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 	return mounted, nil
 }
 
-func mountable(tx *db.Tx, d digest.Digest, from RepoName) (id int64, err error) {
+// mountable looks at the bytes before they are promised to another repository. BlobUnknown if there are none.
+func (r *Registry) mountable(ctx context.Context, d digest.Digest, from RepoName) error {
+	var b db.Blob
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		b, err = source(tx, d, from)
+		return err
+	})
+	if err != nil {
+		return unknown(err, BlobUnknown, d.String())
+	}
+	info, err := r.blobs.Stat(ctx, blobs.Name{Digest: d, Generation: b.Generation})
+	if errors.Is(err, blobs.ErrNotFound) {
+		return BlobUnknown.With(d.String()) // missing, or replaced at this moment: in both cases the client brings it
+	}
+	if err != nil {
+		return AsError(err)
+	}
+	return r.promise(ctx, d, b, info)
+}
+
+// source returns a blob that can be mounted. ErrNotFound.
+func source(tx *db.Tx, d digest.Digest, from RepoName) (b db.Blob, err error) {
 	if from == "" {
 		return tx.BlobSomewhere(d)
 	}
-	b, err := tx.Blob(from, d)
-	return b.ID, err
+	b, err = tx.Blob(from, d)
+	if err == nil && b.Damaged {
+		err = db.ErrNotFound
+	}
+	return b, err
 }

@@ -21,6 +21,8 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // Sparse says whether a manifest may name content its repository does not have.
@@ -53,11 +55,13 @@ type Config struct {
 	Sparse        Sparse        // SparseNone
 	UploadTimeout time.Duration // an upload that has not moved for so long expires; 24 h
 	MaxUploads    int           // open upload sessions of one repository; 10,000
+	UndoWindow    time.Duration // how long deletions can be undone; 7 days, negative: not at all
 }
 
 const (
 	defaultUploadTimeout = 24 * time.Hour
 	defaultMaxUploads    = 10_000
+	defaultUndoWindow    = 7 * 24 * time.Hour
 )
 
 // Registry is safe for concurrent use, and several processes may have one each over the same database and store.
@@ -68,7 +72,9 @@ type Registry struct {
 	sparse        Sparse
 	uploadTimeout time.Duration
 	maxUploads    int
+	undoWindow    time.Duration
 	bootID        string
+	reading       singleflight.Group // of suspicious blobs
 	sessions      sessions
 	totals        totalsCache
 }
@@ -77,7 +83,7 @@ type Registry struct {
 func New(cfg Config) *Registry {
 	r := &Registry{
 		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
-		bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
+		undoWindow: cfg.UndoWindow, bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -88,12 +94,15 @@ func New(cfg Config) *Registry {
 	if r.maxUploads <= 0 {
 		r.maxUploads = defaultMaxUploads
 	}
+	if r.undoWindow == 0 {
+		r.undoWindow = defaultUndoWindow
+	}
 	return r
 }
 
 // What CheckPair finds when the database and the store do not belong together.
 var (
-	ErrLostDatabase = errors.New("the database is empty but the blob directory is not: restore the database, or move the blobs away to start anew")
+	ErrLostDatabase = errors.New("the database is empty but the blob directory is not: restore the database, rebuild it from what is beside the blobs (registry rebuild), or move the blobs away to start anew")
 	ErrLostBlobs    = errors.New("the blob directory has none of the blobs that the database names: is it the right directory? If the blobs are lost, restore them, or move the database away to start anew")
 )
 
@@ -105,19 +114,19 @@ func (r *Registry) CheckPair(ctx context.Context) error {
 	const sample = 20
 	var some []db.StoredBlob
 	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
-		some, err = tx.SomeBlobs(sample)
+		some, err = tx.StoredBlobs(0, sample)
 		return err
 	})
 	if err != nil {
 		return AsError(err)
 	}
 	if len(some) == 0 {
-		return r.blobs.Names(ctx, func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
+		return r.blobs.Names(ctx, "", func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
 	}
 	for _, b := range some {
-		f, err := r.blobs.Open(ctx, blobs.Name(b))
+		_, err := r.blobs.Stat(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation})
 		if err == nil {
-			return f.Close()
+			return nil
 		}
 		if !errors.Is(err, blobs.ErrNotFound) {
 			return AsError(err)
@@ -126,21 +135,46 @@ func (r *Registry) CheckPair(ctx context.Context) error {
 	return ErrLostBlobs
 }
 
-// Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire.
+// journalEvery is how far the journal beside the blobs may be behind.
+const journalEvery = 2 * time.Second
+
+// Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire, keeps a reserve for a full
+// disk and copies changes to the journal beside the blobs.
 func (r *Registry) Maintain(ctx context.Context) {
-	tick := time.NewTicker(min(time.Minute, r.uploadTimeout))
-	defer tick.Stop()
+	expire, export := time.NewTicker(min(time.Minute, r.uploadTimeout)), time.NewTicker(journalEvery)
+	defer expire.Stop()
+	defer export.Stop()
+	r.expire(ctx)
+	var exportErr error
 	for {
-		if n, err := r.ExpireUploads(ctx); err != nil && ctx.Err() == nil {
-			r.log.Error("expiring uploads failed", "err", err)
-		} else if n > 0 {
-			r.log.Info("uploads expired", "count", n)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-expire.C:
+			r.expire(ctx)
+		case <-export.C:
+			err := r.ExportJournal(ctx)
+			if err != nil && exportErr == nil && ctx.Err() == nil { // once, not every two seconds
+				r.log.Error("the journal beside the blobs is behind", "err", err)
+			}
+			exportErr = err
 		}
+	}
+}
+
+func (r *Registry) expire(ctx context.Context) {
+	if n, err := r.ExpireUploads(ctx); err != nil && ctx.Err() == nil {
+		r.log.Error("expiring uploads failed", "err", err)
+	} else if n > 0 {
+		r.log.Info("uploads expired", "count", n)
+	}
+	r.keepReserve()
+}
+
+// keepReserve sees to it that there will be room to remove things from a full disk.
+func (r *Registry) keepReserve() {
+	if _, err := r.db.KeepBallast(); err != nil {
+		r.log.Warn("no reserve could be kept for a full disk", "err", err)
 	}
 }
 

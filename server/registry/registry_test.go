@@ -195,7 +195,7 @@ func (f *fixture) wantFiles(committed, staged int) {
 	f.t.Helper()
 	c, s := 0, 0
 	err := errors.Join(
-		f.store.Names(context.Background(), func(blobs.Name, blobs.Info) error { c++; return nil }),
+		f.store.Names(context.Background(), "", func(blobs.Name, blobs.Info) error { c++; return nil }),
 		f.store.Staged(context.Background(), func(string, blobs.Info) error { s++; return nil }))
 	if err != nil || c != committed || s != staged {
 		f.t.Errorf("%d committed and %d staged files, want %d and %d; %v", c, s, committed, staged, err)
@@ -793,7 +793,7 @@ func TestHeadRenewsOldLeases(t *testing.T) {
 
 // generation returns the name of the file that has the content.
 func (f *fixture) generation(content string) (name blobs.Name) {
-	f.store.Names(context.Background(), func(n blobs.Name, _ blobs.Info) error {
+	f.store.Names(context.Background(), "", func(n blobs.Name, _ blobs.Info) error {
 		if n.Digest == digest.FromString(content) {
 			name = n
 		}

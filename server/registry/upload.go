@@ -162,16 +162,25 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 	// From here on the client's patience is not asked: a half-done publish helps nobody.
 	ctx = context.WithoutCancel(ctx)
 	name := blobs.Name{Digest: d, Generation: u.ID}
-	if err := r.blobs.Commit(ctx, u.ID, name, u.Size); err != nil {
+	stored := time.Now().Round(0) // the wall's clock goes on while the machine sleeps
+	stamp, err := r.blobs.Commit(ctx, u.ID, name, u.Size)
+	if err != nil {
 		return AsError(err)
 	}
 	if u.Algorithm != d.Algorithm() {
-		if err := r.verify(ctx, name); err != nil {
+		// The client named another algorithm only at the end, so this digest was not computed on the way in.
+		if _, err := r.hashFile(ctx, name, u.Size, nil); err != nil {
+			if errors.Is(err, ErrDamaged) {
+				err = DigestInvalid.With("the content does not have this digest")
+			}
 			return errors.Join(err, r.blobs.Remove(ctx, name), r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(u.ID) }))
 		}
 	}
 	var old string
-	err := r.db.Update(ctx, func(tx *db.Tx) error {
+	err = r.db.Update(ctx, func(tx *db.Tx) error {
+		if time.Now().Round(0).Sub(stored) > minOrphanAge/2 {
+			return errors.New("the machine stood still in the middle of a push: the file may have been collected")
+		}
 		if hasRow {
 			if err := tx.DeleteUpload(u.ID); err != nil {
 				return unknown(err, BlobUploadUnknown, nil)
@@ -182,7 +191,7 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 			return err
 		}
 		var id int64
-		if id, old, err = tx.PutBlob(d, u.Size, u.ID); err != nil {
+		if id, old, err = tx.PutBlob(db.NewBlob{Digest: d, Size: u.Size, Generation: u.ID, Stamp: stamp}); err != nil {
 			return err
 		}
 		return tx.LinkBlob(repositoryID, id, d)
@@ -203,29 +212,11 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 	return nil
 }
 
-// verify reads a stored file whose digest was not computed on the way in, because the client named another algorithm
-// only at the end.
-func (r *Registry) verify(ctx context.Context, name blobs.Name) error {
-	f, err := r.blobs.Open(ctx, name)
-	if err != nil {
-		return AsError(err)
-	}
-	defer f.Close()
-	v := name.Digest.Verifier()
-	if _, err := io.Copy(v, f); err != nil {
-		return AsError(err)
-	}
-	if !v.Verified() {
-		return DigestInvalid.With("the content does not have this digest")
-	}
-	return nil
-}
-
 // ExpireUploads ends the sessions that have not moved for the upload timeout, removes their bytes, and those of uploads
 // that a crash left without a session. It returns how many there were.
 func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 	const batch = 100
-	before := time.Now().Add(-r.uploadTimeout)
+	before := r.db.Now().Add(-r.uploadTimeout)
 	for {
 		var idle []string
 		err := r.db.View(ctx, func(tx *db.Tx) (err error) {
@@ -255,7 +246,7 @@ func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 
 func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int, err error) {
 	err = r.blobs.Staged(ctx, func(id string, info blobs.Info) error {
-		if !info.Modified.Before(before) {
+		if !info.Changed.Before(before) {
 			return nil
 		}
 		var has bool

@@ -1,0 +1,86 @@
+package blobs
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+func (d *Dir) journal() string { return filepath.Join(d.root, "journal") }
+
+// AppendJournal implements Store. It is one write, so that lines of two processes do not mix.
+func (d *Dir) AppendJournal(ctx context.Context, lines []byte) error {
+	f, err := os.OpenFile(d.journal(), os.O_RDWR|os.O_APPEND, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.ReplaceJournal(ctx, func(w io.Writer) error { _, err := w.Write(lines); return err })
+	}
+	if err != nil {
+		return translate(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return translate(err)
+	}
+	last := [1]byte{'\n'}
+	if info.Size() > 0 {
+		if _, err := f.ReadAt(last[:], info.Size()-1); err != nil && !errors.Is(err, io.EOF) {
+			return translate(err)
+		}
+	}
+	if last[0] != '\n' { // what a crash left of a line must not swallow the first of ours
+		lines = append([]byte{'\n'}, lines...)
+	}
+	if _, err := f.Write(lines); err != nil {
+		return translate(err)
+	}
+	return translate(f.Sync())
+}
+
+// ReplaceJournal implements Store.
+func (d *Dir) ReplaceJournal(ctx context.Context, write func(io.Writer) error) error {
+	d.removeUnfinished()
+	f, err := os.CreateTemp(filepath.Join(d.root, stagedDir), unfinished)
+	if err != nil {
+		return translate(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err := write(w); err != nil {
+		return err
+	}
+	if err := errors.Join(w.Flush(), f.Sync()); err != nil {
+		return translate(err)
+	}
+	if err := os.Rename(f.Name(), d.journal()); err != nil {
+		return translate(err)
+	}
+	return translate(syncDir(d.root))
+}
+
+const unfinished = "journal-*"
+
+// removeUnfinished removes what killed processes left of new journals.
+func (d *Dir) removeUnfinished() {
+	left, _ := filepath.Glob(filepath.Join(d.root, stagedDir, unfinished))
+	for _, path := range left {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
+			os.Remove(path)
+		}
+	}
+}
+
+// OpenJournal implements Store.
+func (d *Dir) OpenJournal(ctx context.Context) (io.ReadCloser, error) {
+	f, err := os.Open(d.journal())
+	if err != nil {
+		return nil, translate(err)
+	}
+	return f, nil
+}

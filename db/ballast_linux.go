@@ -1,0 +1,28 @@
+package db
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ballastFor returns how much the disk of a file can spare: a sixteenth of what is free, which leaves room to come back
+// to when the disk has been full; nothing if that is too little to be of use.
+func ballastFor(path string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &s); err != nil {
+		return 0, err
+	}
+	const useful = 256 << 10
+	size := min(ballastSize, int64(s.Bavail)*int64(s.Bsize)/16)
+	if size < useful {
+		return 0, nil
+	}
+	return size, nil
+}
+
+// reserve gives a file real blocks.
+func reserve(f *os.File, size int64) error {
+	return unix.Fallocate(int(f.Fd()), 0, 0, size)
+}

@@ -1,0 +1,79 @@
+package command
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"registry/server/registry"
+
+	"github.com/robfig/cron/v3"
+)
+
+// job is maintenance that serve does on a schedule.
+type job struct {
+	name string
+	when cron.Schedule
+	run  func(context.Context, *slog.Logger, *registry.Registry) error
+}
+
+// parseSchedule reads a time between two runs, such as 6h, or the five fields of cron. Both may be empty: never.
+func parseSchedule(flag, text string) (cron.Schedule, error) {
+	if d, err := time.ParseDuration(text); err == nil {
+		if d < time.Second {
+			return nil, usagef("--%s %q is less than a second", flag, text)
+		}
+		return cron.Every(d), nil
+	}
+	when, err := cron.ParseStandard(text)
+	if err != nil {
+		return nil, usagef("--%s %q is neither a time such as 6h nor five fields of cron: %w", flag, text, err)
+	}
+	return when, nil
+}
+
+// runJobs begins the jobs. The function it returns waits until they have stopped, which they do when ctx ends.
+func runJobs(ctx context.Context, log *slog.Logger, reg *registry.Registry, jobs []job) (wait func()) {
+	var running sync.WaitGroup
+	for _, j := range jobs {
+		running.Go(func() { j.repeat(ctx, log.With("job", j.name), reg) })
+	}
+	return running.Wait
+}
+
+func (j job) repeat(ctx context.Context, log *slog.Logger, reg *registry.Registry) {
+	for {
+		next := time.NewTimer(time.Until(j.when.Next(time.Now())))
+		select {
+		case <-ctx.Done():
+			next.Stop()
+			return
+		case <-next.C:
+		}
+		if err := j.run(ctx, log, reg); err != nil && ctx.Err() == nil {
+			log.Error("maintenance failed", "err", err)
+		}
+	}
+}
+
+// jobs are what the flags of serve ask for.
+func (s *settings) jobs() (jobs []job, err error) {
+	if text := s.String("gc-interval"); text != "" {
+		j := job{name: "gc"}
+		if j.when, err = parseSchedule("gc-interval", text); err != nil {
+			return nil, err
+		}
+		opt, err := s.collectOptions("gc-")
+		if err != nil {
+			return nil, err
+		}
+		j.run = func(ctx context.Context, log *slog.Logger, reg *registry.Registry) error {
+			report, err := reg.Collect(ctx, opt)
+			log.Info("collected", "blobs", report.Blobs, "bytes", report.Bytes, "manifests", report.Manifests, "files", report.Files, "took", report.Took)
+			return err
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}

@@ -1,0 +1,581 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Garbage collection runs beside a live server, in its process or another. What it relies on:
+//
+//   - Whatever a client was told is there has a lease (201, a mount, a HEAD), which is as long as the grace, or as long
+//     as its push if an upload session of the repository is open.
+//   - A candidate is found by reading. In the transaction that removes it the same question is asked again, so that a
+//     tag, a manifest or a lease that came meanwhile keeps it.
+//   - The row goes first, durably, then the file. A later push of the same content makes another file with another name.
+//   - A file without a row is garbage only when it is older than any push could be between its file and its row.
+//
+// So it may be killed at any point, and what it did not come to is found by the next one.
+
+const (
+	// DefaultGrace is how long a lease lasts, and minGrace how short it may be unless forced: leaseRenewal relies on it.
+	DefaultGrace = 24 * time.Hour
+	minGrace     = time.Hour
+	// minOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
+	// committed its row yet.
+	minOrphanAge = time.Hour
+	// sweepBatch bounds a transaction, which other writers wait for, to a few milliseconds.
+	sweepBatch = 100
+)
+
+// CollectOptions say what may be collected. The zero value of a field is as useful as it can be: see each.
+type CollectOptions struct {
+	Grace         time.Duration // how long leases last
+	Force         bool          // accept a grace under an hour: pushes under way may fail, and have to be made again
+	Untagged      bool          // also manifests that neither a tag nor an index nor a subject has held for UntaggedAfter
+	UntaggedAfter time.Duration // not less than Grace counts
+	UndoWindow    time.Duration // what was deleted longer ago is gone for good
+	MaxDuration   time.Duration // stop in good order after so long; 0: no limit. The next one goes on.
+	DryRun        bool          // change nothing
+	Found         func(Garbage) // called for everything that goes, nil for nobody
+	Progress      func(CollectReport)
+}
+
+// Garbage is something that collection removes, and why.
+type Garbage struct {
+	Kind       string        `json:"kind"` // manifest, link (a repository's right to a blob), blob, file, upload, deleted
+	Repository RepoName      `json:"repository,omitempty"`
+	Digest     digest.Digest `json:"digest,omitempty"`
+	Bytes      int64         `json:"bytes"` // that its removal frees
+	Why        string        `json:"why"`
+	Since      time.Time     `json:"since,omitzero"`
+}
+
+// CollectReport counts what a collection removed, or would have.
+type CollectReport struct {
+	Phase        string        `json:"phase"` // what it is at, or was when it stopped
+	Complete     bool          `json:"complete"`
+	DryRun       bool          `json:"dryRun"`
+	Started      time.Time     `json:"started"`
+	Took         time.Duration `json:"tookNanoseconds"`
+	Deleted      int64         `json:"deleted"`   // that can no longer be undeleted
+	Manifests    int64         `json:"manifests"` // untagged or dangling
+	Links        int64         `json:"links"`     // of repositories to blobs
+	Blobs        int64         `json:"blobs"`
+	Files        int64         `json:"files"` // that no row named
+	Uploads      int64         `json:"uploads"`
+	Repositories int64         `json:"repositories"` // that had nothing
+	Bytes        int64         `json:"bytes"`        // freed, of blobs and files
+	LongestLock  time.Duration `json:"longestLockNanoseconds"`
+}
+
+// errEnough stops a collection that has used its time.
+var errEnough = errors.New("the time is used up")
+
+// Collect removes what nothing refers to. ErrLocked if another collection or a backup is under way. What was removed
+// before an error stays removed; the report says how much.
+func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectReport, error) {
+	if opt.Grace < minGrace && !opt.Force {
+		return CollectReport{}, fmt.Errorf("a grace under %s makes pushes fail that are under way; force it if that is meant", minGrace)
+	}
+	if opt.DryRun {
+		return r.rehearse(ctx, opt)
+	}
+	c := newCollector(r, opt)
+	err := r.alone(ctx, "collection", c.run)
+	return c.report, err
+}
+
+// collector is one run.
+type collector struct {
+	r      *Registry
+	x      *exclusive
+	opt    CollectOptions
+	store  blobs.Store
+	rows   *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
+	now    time.Time
+	stop   time.Time // zero: never
+	leases db.Cutoff
+	report CollectReport
+}
+
+func newCollector(r *Registry, opt CollectOptions) *collector {
+	now := r.db.Now()
+	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, report: CollectReport{Started: now, DryRun: opt.DryRun},
+		leases: db.Cutoff{Leases: now.Add(-opt.Grace), Sessions: now.Add(-r.uploadTimeout), Grace: opt.Grace}}
+	if opt.MaxDuration > 0 {
+		c.stop = time.Now().Add(opt.MaxDuration)
+	}
+	if c.opt.Found == nil {
+		c.opt.Found = func(Garbage) {}
+	}
+	return c
+}
+
+func (c *collector) run(ctx context.Context, x *exclusive) error {
+	c.x = x
+	start := time.Now()
+	var err error
+	for _, phase := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"expired deletions", c.forgetDeleted},
+		{"untagged manifests", c.sweepUntagged},
+		{"dangling referrers", c.sweepDangling},
+		{"blobs of repositories", c.sweepLinks},
+		{"blobs", c.sweepBlobs},
+		{"repositories", c.sweepRepositories},
+		{"uploads", c.sweepUploads},
+		{"files", c.sweepFiles},
+		{"journal", c.tidyJournal},
+	} {
+		c.report.Phase = phase.name
+		if err = phase.run(ctx); err != nil {
+			break
+		}
+	}
+	c.report.Took = time.Since(start)
+	if c.report.Complete = err == nil; errors.Is(err, errEnough) {
+		err = nil
+	}
+	if c.report.Complete {
+		c.report.Phase = "done"
+	}
+	if c.opt.DryRun {
+		return err
+	}
+	c.r.keepReserve()
+	return errors.Join(err, c.remember(ctx))
+}
+
+// lastCollection is the note with the report of the last run, for metrics and people.
+const lastCollection = "collection"
+
+func (c *collector) remember(ctx context.Context) error {
+	text, err := json.Marshal(c.report)
+	if err != nil {
+		return err
+	}
+	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.SetNote(lastCollection, string(text)) })
+}
+
+// LastCollection returns the report of the last collection, by whatever process. ok is false if there was none.
+func (r *Registry) LastCollection(ctx context.Context) (report CollectReport, ok bool, err error) {
+	var text string
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
+		text, err = tx.Note(lastCollection)
+		return err
+	})
+	if err != nil {
+		return report, false, AsError(err)
+	}
+	return report, text != "" && json.Unmarshal([]byte(text), &report) == nil, nil
+}
+
+// view reads, unless the time is used up.
+func (c *collector) view(ctx context.Context, fn func(*db.Tx) error) error {
+	if !c.stop.IsZero() && time.Now().After(c.stop) {
+		return errEnough
+	}
+	return errors.Join(ctx.Err(), c.r.db.View(ctx, fn))
+}
+
+// sweep removes in one transaction, and then lets others write for as long as it took.
+func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
+	var took time.Duration
+	start := time.Now()
+	err := c.x.update(ctx, func(tx *db.Tx) error {
+		began := time.Now()
+		defer func() { took = time.Since(began) }()
+		return fn(tx)
+	})
+	c.report.LongestLock = max(c.report.LongestLock, took)
+	if c.opt.Progress != nil {
+		c.opt.Progress(c.report)
+	}
+	if err == nil && !c.opt.DryRun {
+		time.Sleep(min(time.Since(start), 50*time.Millisecond))
+	}
+	return err
+}
+
+// forgetDeleted ends the undo of what was deleted before the window.
+func (c *collector) forgetDeleted(ctx context.Context) error {
+	before := c.now.Add(-c.opt.UndoWindow)
+	for {
+		var expired []db.DeletedManifest
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			expired, err = tx.ExpiredDeletions(before, sweepBatch)
+			return err
+		})
+		if err != nil || len(expired) == 0 {
+			return err
+		}
+		var gone []db.DeletedManifest
+		err = c.sweep(ctx, func(tx *db.Tx) error {
+			gone = gone[:0]
+			for _, m := range expired {
+				err := tx.ForgetDeleted(m.ID, before)
+				if err == nil {
+					gone = append(gone, m)
+				} else if !errors.Is(err, db.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, m := range gone {
+			c.report.Deleted++
+			c.opt.Found(Garbage{Kind: "deleted", Repository: m.Repository, Digest: m.Digest,
+				Why: "it was deleted before the undo window", Since: m.DeletedAt})
+		}
+	}
+}
+
+func (c *collector) sweepUntagged(ctx context.Context) error {
+	if !c.opt.Untagged {
+		return nil
+	}
+	cut := c.leases
+	cut.Leases = c.now.Add(-max(c.opt.UntaggedAfter, c.opt.Grace))
+	for again := true; again; {
+		before := c.report.Manifests
+		postponed, err := c.sweepManifests(ctx, "no tag, index or subject holds it",
+			func(tx *db.Tx, after int64) ([]db.Idle, error) { return tx.UntaggedManifests(after, cut, sweepBatch) },
+			func(tx *db.Tx, id int64) ([]db.Idle, bool, error) { return deadHolders(tx, id, cut) })
+		if err != nil {
+			return err
+		}
+		again = postponed && c.report.Manifests > before
+	}
+	return nil
+}
+
+// maxHolders bounds what is removed together with a manifest.
+const maxHolders = 200
+
+// deadHolders returns a manifest with everything that holds it, if none of it is alive. They go together: an index must
+// not be left without its child for the moment in which a tag may bring it back. If there are too many the answer is
+// postponed until some of them have gone by themselves.
+func deadHolders(tx *db.Tx, id int64, cut db.Cutoff) (dead []db.Idle, postponed bool, err error) {
+	holders, err := tx.Holders(id, cut, maxHolders)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, h := range holders {
+		if h.Alive {
+			return nil, false, nil
+		}
+		dead = append(dead, h.Idle)
+	}
+	if len(dead) == maxHolders {
+		return nil, true, nil
+	}
+	return dead, false, nil
+}
+
+func (c *collector) sweepDangling(ctx context.Context) error {
+	_, err := c.sweepManifests(ctx, "its subject is not there",
+		func(tx *db.Tx, after int64) ([]db.Idle, error) {
+			return tx.DanglingReferrers(after, c.leases, sweepBatch)
+		},
+		func(tx *db.Tx, id int64) (dead []db.Idle, postponed bool, err error) {
+			dead, err = tx.Dangling(id, c.leases)
+			return dead, false, err
+		})
+	return err
+}
+
+// sweepManifests removes what garbage says is garbage of what list finds, and asks again in the transaction. Removing an
+// index begins no lease of what it held: that ran out with the index's own.
+func (c *collector) sweepManifests(ctx context.Context, why string, list func(*db.Tx, int64) ([]db.Idle, error),
+	garbage func(*db.Tx, int64) (dead []db.Idle, postponed bool, err error),
+) (postponed bool, err error) {
+	for after := int64(0); ; {
+		var found []int64
+		done := false
+		err := c.view(ctx, func(tx *db.Tx) error {
+			candidates, err := list(tx, after)
+			done = len(candidates) == 0
+			for _, m := range candidates {
+				after = m.ID
+				dead, later, err := garbage(tx, m.ID)
+				if err != nil {
+					return err
+				}
+				postponed = postponed || later
+				if len(dead) > 0 {
+					found = append(found, m.ID)
+				}
+			}
+			return err
+		})
+		if err != nil || done {
+			return postponed, err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		gone := map[int64]db.Idle{}
+		err = c.sweep(ctx, func(tx *db.Tx) error {
+			clear(gone)
+			// All of them are asked before the first is removed: one that goes must not look like a subject that is gone.
+			for _, id := range found {
+				dead, _, err := garbage(tx, id)
+				if err != nil {
+					return err
+				}
+				for _, m := range dead {
+					gone[m.ID] = m
+				}
+			}
+			for _, m := range gone {
+				if err := tx.DeleteManifest(db.Manifest{ID: m.ID, RepositoryID: m.RepositoryID, Digest: m.Digest}, c.opt.UndoWindow > 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return postponed, err
+		}
+		for _, m := range gone {
+			c.report.Manifests++
+			c.opt.Found(Garbage{Kind: "manifest", Repository: m.Repository, Digest: m.Digest, Why: why, Since: m.LeasedAt})
+		}
+	}
+}
+
+// sweepLinks takes blobs from repositories that no longer need them, and removes those that no repository has then.
+func (c *collector) sweepLinks(ctx context.Context) error {
+	for last := (db.Idle{}); ; {
+		var idle []db.Idle
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			idle, err = tx.IdleBlobs(last.RepositoryID, last.ID, c.leases, sweepBatch)
+			return err
+		})
+		if err != nil || len(idle) == 0 {
+			return err
+		}
+		last = idle[len(idle)-1]
+		var unlinked []db.Idle
+		var loose []db.StoredBlob
+		err = c.sweep(ctx, func(tx *db.Tx) error {
+			unlinked, loose = unlinked[:0], loose[:0]
+			for _, i := range idle {
+				done, err := tx.UnlinkIdle(i, c.leases)
+				if err != nil {
+					return err
+				}
+				if !done {
+					continue
+				}
+				unlinked = append(unlinked, i)
+				b, err := tx.RemoveLoose(i.ID, c.leases)
+				if err == nil {
+					loose = append(loose, b)
+				} else if !errors.Is(err, db.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, i := range unlinked {
+			c.report.Links++
+			c.opt.Found(Garbage{Kind: "link", Repository: i.Repository, Digest: i.Digest,
+				Why: "no manifest of the repository needs it", Since: i.LeasedAt})
+		}
+		c.removeFiles(ctx, loose)
+	}
+}
+
+// sweepBlobs removes the blobs that no repository has, because they or their manifests were deleted.
+func (c *collector) sweepBlobs(ctx context.Context) error {
+	for after := int64(0); ; {
+		var ids []int64
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			ids, err = tx.LooseBlobs(after, c.leases, sweepBatch)
+			return err
+		})
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		after = ids[len(ids)-1]
+		var loose []db.StoredBlob
+		err = c.sweep(ctx, func(tx *db.Tx) error {
+			loose = loose[:0]
+			for _, id := range ids {
+				b, err := tx.RemoveLoose(id, c.leases)
+				if err == nil {
+					loose = append(loose, b)
+				} else if !errors.Is(err, db.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c.removeFiles(ctx, loose)
+	}
+}
+
+// removeFiles removes the files of rows that are gone for good. One that cannot be removed is an orphan for later.
+func (c *collector) removeFiles(ctx context.Context, list []db.StoredBlob) {
+	for _, b := range list {
+		if err := c.store.Remove(context.WithoutCancel(ctx), blobs.Name{Digest: b.Digest, Generation: b.Generation}); err != nil {
+			c.r.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
+			continue
+		}
+		c.report.Blobs++
+		c.report.Bytes += b.Size
+		c.opt.Found(Garbage{Kind: "blob", Digest: b.Digest, Bytes: b.Size, Why: "no repository has it"})
+	}
+}
+
+func (c *collector) sweepRepositories(ctx context.Context) error {
+	for n := int64(sweepBatch); n == sweepBatch; {
+		err := c.sweep(ctx, func(tx *db.Tx) (err error) {
+			n, err = tx.RemoveEmptyRepositories(c.leases, sweepBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		c.report.Repositories += n
+	}
+	return nil
+}
+
+func (c *collector) sweepUploads(ctx context.Context) error {
+	if c.opt.DryRun {
+		return nil // the server expires them every minute, collection or not
+	}
+	n, err := c.r.ExpireUploads(ctx)
+	c.report.Uploads += int64(n)
+	return err
+}
+
+// filesCursor is the note of where an interrupted search for orphans goes on.
+const filesCursor = "collection.files"
+
+// sweepFiles removes files that no row names: a crash left them between a file and its row, or between the removal of a
+// row and that of its file.
+func (c *collector) sweepFiles(ctx context.Context) error {
+	var from string
+	if err := c.view(ctx, func(tx *db.Tx) (err error) { from, err = tx.Note(filesCursor); return err }); err != nil {
+		return err
+	}
+	before := c.now.Add(-max(c.opt.Grace, minOrphanAge))
+	var last digest.Digest
+	n := 0
+	err := c.store.Names(ctx, digest.Digest(from), func(name blobs.Name, info blobs.Info) error {
+		last = name.Digest
+		if n++; n%1000 == 0 && !c.stop.IsZero() && time.Now().After(c.stop) {
+			return errEnough
+		}
+		if !info.Changed.Before(before) {
+			return nil
+		}
+		stored := true
+		err := c.rows.View(ctx, func(tx *db.Tx) (err error) {
+			stored, err = tx.IsStored(name.Digest, name.Generation)
+			return err
+		})
+		if err != nil || stored {
+			return err
+		}
+		if err := c.store.Remove(ctx, name); err != nil {
+			return err
+		}
+		c.report.Files++
+		c.report.Bytes += info.Size
+		c.opt.Found(Garbage{Kind: "file", Digest: name.Digest, Bytes: info.Size, Why: "no row names it", Since: info.Changed})
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	if err == nil {
+		last = ""
+	}
+	if noting := c.sweep(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, last.String()) }); noting != nil {
+		return noting
+	}
+	return err
+}
+
+// tidyJournal prunes the changes that are copied to the journal and too old to be undone.
+func (c *collector) tidyJournal(ctx context.Context) error {
+	if c.opt.DryRun {
+		return nil
+	}
+	if err := c.r.ExportJournal(ctx); err != nil {
+		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
+	}
+	before := c.now.Add(-max(c.opt.UndoWindow, 0))
+	for n := int64(sweepBatch); n == sweepBatch; {
+		err := c.sweep(ctx, func(tx *db.Tx) error {
+			at, err := journalPosition(tx)
+			if err == nil {
+				n, err = tx.PruneChanges(before, at.ID, sweepBatch)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rehearse collects on a copy of the database, and removes no file: what it reports is what a collection would do now,
+// without anybody waiting for it.
+func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectReport, error) {
+	dir, err := os.MkdirTemp("", "registry-gc-")
+	if err != nil {
+		return CollectReport{}, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "copy-"+strconv.Itoa(os.Getpid())+".db")
+	if err := r.db.Snapshot(ctx, path); err != nil {
+		return CollectReport{}, AsError(err)
+	}
+	copied, err := db.Open(ctx, db.Options{Path: path, Now: r.db.Now})
+	if err != nil {
+		return CollectReport{}, AsError(err)
+	}
+	c := newCollector(New(Config{DB: copied, Blobs: untouched{r.blobs}, UploadTimeout: r.uploadTimeout}), opt)
+	c.rows = r.db
+	err = c.r.db.Relaxed(ctx, func(tx *db.Tx) error { // whoever collects for real holds the lock in the copy, too
+		_, _, err := tx.TakeLock(lockName, "rehearsal", "", tx.Now.Add(time.Hour))
+		return err
+	})
+	if err == nil {
+		err = c.run(ctx, &exclusive{r: c.r, holder: "rehearsal"})
+	}
+	return c.report, errors.Join(err, copied.Close())
+}
+
+// untouched is a store that nothing is removed from.
+type untouched struct{ blobs.Store }
+
+func (untouched) Remove(context.Context, blobs.Name) error { return nil }

@@ -1,0 +1,262 @@
+package registry
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The journal is a file beside the blobs that says what the database says about manifests and tags, so that a registry
+// whose database is lost can be rebuilt from its blob directory alone. No push waits for it: changes are rows of the
+// database, in the transaction of what they change, and are copied to the file every two seconds while a server runs,
+// and by each collection.
+//
+// A line is a checksum and a JSON object, and says what is since a change. Saying it twice changes nothing, so lines are
+// only ever added, and after a crash added again. When most of the file is old news it is written anew from the
+// database.
+
+// journalLine is one line. A manifest has a media type and content, or is deleted; otherwise it is a tag, with the
+// digest it points at or none.
+type journalLine struct {
+	ID         int64         `json:"id"` // of the change; lines of a lower one are older
+	At         time.Time     `json:"at"`
+	Repository RepoName      `json:"repository"`
+	Tag        Tag           `json:"tag,omitempty"`
+	Digest     digest.Digest `json:"digest,omitempty"`
+	Deleted    bool          `json:"deleted,omitempty"`
+	MediaType  string        `json:"mediaType,omitempty"`
+	Content    []byte        `json:"content,omitempty"`
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (l journalLine) encode(w io.Writer) (n int, err error) {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return 0, err
+	}
+	return fmt.Fprintf(w, "%08x %s\n", crc32.Checksum(text, castagnoli), text)
+}
+
+// position is how far the journal has come. It changes with every line, and its epoch when the file is written anew, so
+// that two processes cannot both believe to have copied what only one of them has.
+type position struct {
+	Epoch int64 `json:"epoch"`
+	ID    int64 `json:"id"`    // of the last change copied
+	Bytes int64 `json:"bytes"` // of the file
+	Base  int64 `json:"base"`  // bytes of it when it was written anew
+}
+
+const journalNote = "journal"
+
+func journalPosition(tx *db.Tx) (p position, err error) {
+	text, err := tx.Note(journalNote)
+	if err != nil || text == "" {
+		return p, err
+	}
+	return p, json.Unmarshal([]byte(text), &p)
+}
+
+// errMoved means that another process has copied changes meanwhile.
+var errMoved = errors.New("another process writes the journal")
+
+// setPosition notes how far the journal has come; errMoved unless it was at from. A nil from does not ask.
+func (r *Registry) setPosition(ctx context.Context, from *position, to position) error {
+	return r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		now, err := journalPosition(tx)
+		if err != nil {
+			return err
+		}
+		if from != nil && now != *from {
+			return errMoved
+		}
+		text, err := json.Marshal(to)
+		if err != nil {
+			return err
+		}
+		return tx.SetNote(journalNote, string(text))
+	})
+}
+
+// ExportJournal copies the changes that are not there yet to the journal beside the blobs.
+func (r *Registry) ExportJournal(ctx context.Context) error {
+	const batch, worthwhile = 500, 64 << 20
+	for {
+		var at position
+		var last int64
+		err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+			if at, err = journalPosition(tx); err == nil {
+				last, err = tx.LastChange()
+			}
+			return err
+		})
+		if err != nil {
+			return AsError(err)
+		}
+		if at.Epoch == 0 || at.Bytes > 2*at.Base+worthwhile {
+			return r.writeJournal(ctx, at)
+		}
+		if at.ID >= last {
+			return nil
+		}
+		var lines bytes.Buffer
+		next := at
+		err = r.db.View(ctx, func(tx *db.Tx) error {
+			changes, err := tx.Changes(at.ID, batch)
+			for _, c := range changes {
+				if err == nil {
+					next.ID = c.ID
+					err = journalChange(tx, c, &lines)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return AsError(err)
+		}
+		if lines.Len() > 0 {
+			if err := r.blobs.AppendJournal(ctx, lines.Bytes()); err != nil {
+				return AsError(err)
+			}
+		}
+		next.Bytes += int64(lines.Len())
+		if err := r.setPosition(ctx, &at, next); err != nil {
+			if errors.Is(err, errMoved) {
+				return nil
+			}
+			return AsError(err)
+		}
+	}
+}
+
+// journalChange writes the line of a change. A manifest that was stored and is gone by now has none: the line of its
+// deletion follows.
+func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
+	l := journalLine{ID: c.ID, At: c.At, Repository: c.Repository, Tag: c.Tag, Digest: c.After}
+	switch {
+	case c.Tag != "":
+	case c.After == "":
+		l.Digest, l.Deleted = c.Before, true
+	default:
+		m, err := tx.Manifest(c.Repository, c.After)
+		if errors.Is(err, db.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.MediaType, l.Content = m.MediaType, m.Content
+	}
+	_, err := l.encode(w)
+	return err
+}
+
+// writeJournal writes the whole journal anew, unless another process is doing that. Changes that come meanwhile are
+// copied after it.
+func (r *Registry) writeJournal(ctx context.Context, at position) error {
+	holder, taken := rand.Text(), false
+	err := r.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
+		_, taken, err = tx.TakeLock(journalNote, holder, "journal", tx.Now.Add(-time.Minute))
+		return err
+	})
+	if err != nil || !taken {
+		return unknown(err, Internal, nil)
+	}
+	next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1)}
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { next.ID, err = tx.LastChange(); return err })
+	if err == nil {
+		err = r.blobs.ReplaceJournal(ctx, func(w io.Writer) (err error) {
+			next.Bytes, err = r.journalAll(ctx, next.ID, holder, w)
+			return err
+		})
+	}
+	if err == nil {
+		// Whatever another has appended to the old file meanwhile is not in this one.
+		next.Base = next.Bytes
+		err = r.setPosition(ctx, nil, next)
+	}
+	err = errors.Join(err, r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DropLock(journalNote, holder) }))
+	if err != nil {
+		return AsError(err)
+	}
+	return nil
+}
+
+// journalAll writes lines for everything there is, as of the change id, and returns how many bytes they are.
+func (r *Registry) journalAll(ctx context.Context, id int64, holder string, w io.Writer) (size int64, err error) {
+	for after := int64(0); ; {
+		var list []db.JournalManifest
+		err := r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.JournalManifests(after, 100); return err })
+		if err == nil {
+			err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.BeatLock(journalNote, holder) })
+		}
+		if err != nil || len(list) == 0 {
+			return size, err
+		}
+		for _, m := range list {
+			after = m.ID
+			lines := []journalLine{{ID: id, At: m.PushedAt, Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType, Content: m.Content}}
+			for _, t := range m.Tags {
+				lines = append(lines, journalLine{ID: id, At: t.Updated, Repository: m.Repository, Tag: t.Name, Digest: m.Digest})
+			}
+			for _, l := range lines {
+				n, err := l.encode(w)
+				if size += int64(n); err != nil {
+					return size, err
+				}
+			}
+		}
+	}
+}
+
+// readJournal calls fn for the lines of the journal that are whole, in the order of the file. broken counts the others.
+// blobs.ErrNotFound if there is no journal.
+func readJournal(ctx context.Context, store blobs.Store, fn func(journalLine) error) (broken int, err error) {
+	f, err := store.OpenJournal(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewReaderSize(f, 1<<20)
+	for {
+		text, err := lines.ReadString('\n')
+		if err != nil && err != io.EOF {
+			return broken, err
+		}
+		if text = strings.TrimSuffix(text, "\n"); text != "" {
+			l, ok := decodeJournalLine(text)
+			if !ok {
+				broken++
+			} else if err := fn(l); err != nil {
+				return broken, err
+			}
+		}
+		if err == io.EOF {
+			return broken, ctx.Err()
+		}
+	}
+}
+
+func decodeJournalLine(text string) (l journalLine, ok bool) {
+	sum, rest, _ := strings.Cut(text, " ")
+	want, err := strconv.ParseUint(sum, 16, 32)
+	if err != nil || crc32.Checksum([]byte(rest), castagnoli) != uint32(want) || json.Unmarshal([]byte(rest), &l) != nil {
+		return l, false
+	}
+	_, nameErr := ParseRepoName(string(l.Repository))
+	return l, nameErr == nil
+}
