@@ -17,7 +17,7 @@ import (
 func TestRigNoticesMistakes(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		r := newRig(t, t.TempDir())
-		r.run(3*time.Second, sketch{}.collector(r))
+		r.run(3*time.Second, r.start, sketch{}.collector(r))
 		r.report()
 	})
 	for name, s := range map[string]sketch{
@@ -37,7 +37,7 @@ func TestRigNoticesMistakes(t *testing.T) {
 			if s.keepBlobs {
 				duration = time.Second // which is noticed at the end only
 			}
-			r.run(duration, s.collector(r))
+			r.run(duration, r.start, s.collector(r))
 			if len(r.failures) == 0 {
 				t.Fatal("not noticed")
 			}

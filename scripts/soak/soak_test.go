@@ -1,7 +1,7 @@
 // Package soak runs the collector back to back, without any grace, beside a server that clients push to, mount, tag,
 // delete and pull from, and looks all the time at what must be there.
 //
-//	SOAK_TIME=20s           how long
+//	SOAK_TIME=5m            how long each test takes
 //	SOAK_DIR=DIRECTORY      keep database and blobs there, in a new directory for each test
 //	SOAK_SERVE=FLAGS        more flags for serve, such as those that make it collect by itself
 //	SOAK_GC_COMMAND=WORDS   run this in the shell instead of registry gc, with the database as $SOAK_DB
@@ -26,14 +26,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"registry/server/registry"
 )
 
-func TestCollectionLeavesLiveImagesAlone(t *testing.T) { soak(t, (*rig).command) }
+func TestCollectionLeavesLiveImagesAlone(t *testing.T) {
+	soak(t, 20*time.Second, (*rig).start, (*rig).command)
+}
 
-func TestKilledCollectionHarmsNothing(t *testing.T) { soak(t, (*rig).roughly) }
+func TestKilledCollectionHarmsNothing(t *testing.T) {
+	soak(t, 10*time.Second, (*rig).start, (*rig).roughly)
+}
 
-func soak(t *testing.T, collect func(*rig) (collected, error)) {
-	duration := 20 * time.Second
+func soak(t *testing.T, duration time.Duration, start func(*rig) (end func()), collect func(*rig) (collected, error)) {
 	if s := os.Getenv("SOAK_TIME"); s != "" {
 		var err error
 		if duration, err = time.ParseDuration(s); err != nil {
@@ -49,7 +54,7 @@ func soak(t *testing.T, collect func(*rig) (collected, error)) {
 	}
 	r := newRig(t, dir)
 	r.loose = os.Getenv("SOAK_GC_COMMAND") != ""
-	r.run(duration, func() (collected, error) { return collect(r) })
+	r.run(duration, func() func() { return start(r) }, func() (collected, error) { return collect(r) })
 	r.report()
 	if r.figures["collector: cycles"] == 0 || r.figures["live manifests pulled whole"] == 0 {
 		t.Error("nothing was proved")
@@ -96,7 +101,8 @@ type rig struct {
 	t           *testing.T
 	dir, binary string
 	conn        conn
-	loose       bool // the collector may leave what it should take
+	registry    *registry.Registry // if the server runs inside the test
+	loose       bool               // the collector may leave what it should take
 
 	mu       sync.Mutex
 	figures  map[string]int64
@@ -205,10 +211,10 @@ func (r *rig) roughly() (c collected, err error) {
 }
 
 // run lets the clients work beside the collector, and then looks at everything that is left.
-func (r *rig) run(duration time.Duration, collect collector) {
+func (r *rig) run(duration time.Duration, start func() (end func()), collect collector) {
 	r.ctx, r.stop = context.WithTimeout(r.t.Context(), duration)
 	defer r.stop()
-	end := r.start()
+	end := start()
 	var working, collecting sync.WaitGroup
 	done := make(chan struct{})
 	list := make([]*client, clients)
@@ -294,7 +300,7 @@ func (r *rig) watch(log io.Reader, urls chan<- string) {
 		text, err := lines.ReadBytes('\n')
 		var line struct{ Level, Msg, URL string }
 		if json.Unmarshal(text, &line); line.URL != "" {
-			select {
+			select { // only the first is waited for
 			case urls <- line.URL:
 			default:
 			}
