@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -46,7 +47,8 @@ type client struct {
 	repo   string
 	tags   map[string]*manifest
 	// live is what was acknowledged and has been reachable ever since: from a tag, through an index or as a referrer.
-	live map[digest.Digest]*manifest
+	live  map[digest.Digest]*manifest
+	began time.Time // when the first part of what is being pushed was
 	// referring is every artifact that was ever acknowledged, by its subject.
 	referring map[digest.Digest][]*manifest
 }
@@ -189,8 +191,8 @@ func (c *client) revive(subjects []*manifest) error {
 	return nil
 }
 
-// errCollected says that content without a tag was gone before a manifest could hold it. Without a grace that may happen
-// to every push, and the client begins again.
+// errCollected says that content without a tag was gone before a manifest could hold it. That may happen to every push
+// that takes longer than the grace, and the client begins again.
 var errCollected = errors.New("content was collected before it was held")
 
 // put pushes a manifest whose blobs and children have been pushed, or were said to be there.
@@ -207,6 +209,9 @@ func (c *client) put(m *manifest, ref string) error {
 		if c.holds(d) {
 			return fmt.Errorf("PUT %s: %s is said to be missing, but a live image of the repository has it", c.path(ref), d)
 		}
+	}
+	if took := time.Since(c.began); took < c.rig.grace {
+		return fmt.Errorf("PUT %s: %v were collected after %s, but the grace is %s", c.path(ref), missing, took, c.rig.grace)
 	}
 	c.rig.count("collected before it was held: 404 MANIFEST_BLOB_UNKNOWN", 1)
 	return errCollected
@@ -227,6 +232,7 @@ func (c *client) holds(d digest.Digest) bool {
 func (c *client) push(m *manifest, tag string) error {
 	const patience = 1000
 	for attempt := range patience {
+		c.began = time.Now()
 		err := c.attempt(m, tag, attempt)
 		if err == nil {
 			return c.acknowledged(m, tag)
@@ -261,6 +267,10 @@ func (c *client) attempt(m *manifest, tag string, attempt int) error {
 // pushBlobs pushes blobs at the same time, as clients do. Those that begin again trust no HEAD and no mount, and hurry.
 func (c *client) pushBlobs(blobs []blob, attempt int) error {
 	ways := [][]way{{wayHead, wayHead, wayMount, wayOne, wayTwo, wayChunked}, {wayOne, wayTwo, wayChunked}, {wayOne}}[min(attempt, 2)]
+	if attempt == 0 && c.rig.grace > 0 {
+		// HEAD begins a lease anew only when that is half an hour old: that is made for longer graces than this one.
+		ways = ways[2:]
+	}
 	errs := make([]error, len(blobs))
 	var wg sync.WaitGroup
 	for i, b := range blobs {
@@ -420,6 +430,7 @@ func (c *client) replaceChild() error {
 	}
 	// Without the child its index is not whole, so it has to come back however long that takes.
 	for err = errCollected; errors.Is(err, errCollected); {
+		c.began = time.Now()
 		err = c.attempt(m, "", 1)
 	}
 	if err != nil {
@@ -552,7 +563,7 @@ func (c *client) pullAnyway(repo, ref string, mediaType string) error {
 		if err != nil {
 			return err
 		}
-		if a.status == 200 && digest.FromBytes(a.body) != d.Digest {
+		if a.status == 200 && d.Digest.Algorithm().FromBytes(a.body) != d.Digest {
 			return fmt.Errorf("GET %s: %d bytes of other content", path, len(a.body))
 		}
 	}

@@ -3,7 +3,6 @@ package soak
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -28,11 +27,15 @@ func TestRigNoticesMistakes(t *testing.T) {
 		"removes all files of a digest":                {allFiles: true},
 		"removes the file before the row":              {fileFirst: true},
 		"removes images that lack something":           {lacking: true},
+		"ignores leases":                               {noLeases: true},
 		"leaves blobs":                                 {keepBlobs: true},
 		"loses a file now and then, held or not":       {lossy: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, t.TempDir())
+			if s.noLeases {
+				r.grace = time.Second // of which this collector knows nothing
+			}
 			duration := 2 * time.Minute // of which it takes a few seconds
 			if s.keepBlobs {
 				duration = time.Second // which is noticed at the end only
@@ -52,7 +55,7 @@ func TestRigNoticesMistakes(t *testing.T) {
 // sketch is a small collector in one transaction, which nobody can use beside a large registry, with mistakes to choose
 // from.
 type sketch struct {
-	noChildren, noReferrers, stale, oneRepository, allFiles, fileFirst, lacking, keepBlobs, lossy bool
+	noChildren, noReferrers, stale, oneRepository, allFiles, fileFirst, lacking, keepBlobs, lossy, noLeases bool
 }
 
 // pause is what a mistake of timing needs to become one that shows.
@@ -109,8 +112,8 @@ func (s sketch) collector(r *rig) collector {
 				if err = rows.Scan(&packed, &generation); err != nil {
 					return
 				}
-				hash := hex.EncodeToString(packed[1:])
-				files = append(files, filepath.Join(r.dir, "blobs", "sha256", hash[:2], hash+"."+generation))
+				path, _ := r.file(packed, generation)
+				files = append(files, path)
 			}
 			err = rows.Err()
 		}

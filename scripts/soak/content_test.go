@@ -23,7 +23,8 @@ func newBlob(mediaType string, content []byte) blob {
 }
 
 // layers are shared by all clients and repositories: enough of them that some are held by nothing at any moment. Half
-// of them are tiny, so that pushing them takes no time and what is raced is the registry, not the network.
+// of them are tiny, so that pushing them takes no time and what is raced is the registry, not the network. Some have
+// digests of the other algorithm.
 var layers = func() (list []blob) {
 	random := rand.NewChaCha8([32]byte{})
 	for i := range 160 {
@@ -32,7 +33,11 @@ var layers = func() (list []blob) {
 			content = make([]byte, i<<10)
 		}
 		random.Read(content)
-		list = append(list, newBlob(v1.MediaTypeImageLayer, content))
+		b := newBlob(v1.MediaTypeImageLayer, content)
+		if i%10 == 3 {
+			b.digest = digest.SHA512.FromBytes(content)
+		}
+		list = append(list, b)
 	}
 	return list
 }()

@@ -67,6 +67,13 @@ func (r *rig) checkDisk(list []*client) {
 	}
 }
 
+// file returns the path of a blob's file, and its digest, from what the row says.
+func (r *rig) file(packed []byte, generation string) (string, digest.Digest) {
+	algorithm := map[byte]digest.Algorithm{1: digest.SHA256, 2: digest.SHA512}[packed[0]]
+	hash := hex.EncodeToString(packed[1:])
+	return filepath.Join(r.dir, "blobs", algorithm.String(), hash[:2], hash+"."+generation), digest.NewDigestFromEncoded(algorithm, hash)
+}
+
 // checkRows sees that every row has its bytes, and returns the names of the files.
 func (r *rig) checkRows(db *sql.DB) map[string]bool {
 	files := map[string]bool{}
@@ -82,11 +89,10 @@ func (r *rig) checkRows(db *sql.DB) map[string]bool {
 		if err := rows.Scan(&packed, &size, &generation); err != nil {
 			r.t.Fatal(err)
 		}
-		hash := hex.EncodeToString(packed[1:])
-		path := filepath.Join(r.dir, "blobs", "sha256", hash[:2], hash+"."+generation)
+		path, d := r.file(packed, generation)
 		content, err := os.ReadFile(path)
-		if err != nil || int64(len(content)) != size || digest.FromBytes(content).Encoded() != hash {
-			r.fail("the row of %s has %d bytes of %d: %v", hash, len(content), size, err)
+		if err != nil || int64(len(content)) != size || d.Algorithm().FromBytes(content) != d {
+			r.fail("the row of %s has %d bytes of %d: %v", d, len(content), size, err)
 		}
 		files[path] = true
 	}
@@ -100,7 +106,7 @@ func (r *rig) checkRows(db *sql.DB) map[string]bool {
 // checkFiles counts the files that no row names. The collector may leave them for a while, since it cannot tell them
 // from a push under way.
 func (r *rig) checkFiles(named map[string]bool) error {
-	for _, dir := range []string{"sha256", "uploads"} {
+	for _, dir := range []string{"sha256", "sha512", "uploads"} {
 		err := filepath.WalkDir(filepath.Join(r.dir, "blobs", dir), func(path string, e fs.DirEntry, err error) error {
 			if err == nil && !e.IsDir() && !named[path] {
 				r.count("files at the end: without a row, in "+dir, 1)

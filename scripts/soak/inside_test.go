@@ -19,7 +19,7 @@ import (
 // A server that collects by itself has one writer for clients and collection. It runs in the test's own process, since
 // no flag of serve allows to be without a grace; the race detector, if it is on, sees it too.
 func TestCollectionInsideServer(t *testing.T) {
-	soak(t, 10*time.Second, (*rig).startInside, func(r *rig) (collected, error) {
+	soak(t, 10*time.Second, 0, (*rig).startInside, func(r *rig) (collected, error) {
 		report, err := r.registry.Collect(r.t.Context(), registry.CollectOptions{Force: true, Untagged: true, UndoWindow: -1})
 		return collected{report.Manifests, report.Blobs, report.Bytes}, err
 	})

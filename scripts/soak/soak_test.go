@@ -1,4 +1,4 @@
-// Package soak runs the collector back to back, without any grace, beside a server that clients push to, mount, tag,
+// Package soak runs the collector back to back beside a server that clients push to, mount, tag,
 // delete and pull from, and looks all the time at what must be there.
 //
 //	SOAK_TIME=5m            how long each test takes
@@ -31,14 +31,19 @@ import (
 )
 
 func TestCollectionLeavesLiveImagesAlone(t *testing.T) {
-	soak(t, 20*time.Second, (*rig).start, (*rig).command)
+	soak(t, 20*time.Second, 0, (*rig).start, (*rig).command)
+}
+
+// With a grace no push fails that takes less time.
+func TestGraceProtectsPushes(t *testing.T) {
+	soak(t, 10*time.Second, 2*time.Second, (*rig).start, (*rig).command)
 }
 
 func TestKilledCollectionHarmsNothing(t *testing.T) {
-	soak(t, 10*time.Second, (*rig).start, (*rig).roughly)
+	soak(t, 10*time.Second, 0, (*rig).start, (*rig).roughly)
 }
 
-func soak(t *testing.T, duration time.Duration, start func(*rig) (end func()), collect func(*rig) (collected, error)) {
+func soak(t *testing.T, duration, grace time.Duration, start func(*rig) (end func()), collect func(*rig) (collected, error)) {
 	if s := os.Getenv("SOAK_TIME"); s != "" {
 		var err error
 		if duration, err = time.ParseDuration(s); err != nil {
@@ -53,6 +58,7 @@ func soak(t *testing.T, duration time.Duration, start func(*rig) (end func()), c
 		}
 	}
 	r := newRig(t, dir)
+	r.grace = grace
 	r.loose = os.Getenv("SOAK_GC_COMMAND") != ""
 	r.run(duration, func() func() { return start(r) }, func() (collected, error) { return collect(r) })
 	r.report()
@@ -102,7 +108,8 @@ type rig struct {
 	dir, binary string
 	conn        conn
 	registry    *registry.Registry // if the server runs inside the test
-	loose       bool               // the collector may leave what it should take
+	grace       time.Duration
+	loose       bool // the collector may leave what it should take
 
 	mu       sync.Mutex
 	figures  map[string]int64
@@ -173,7 +180,7 @@ func (r *rig) command() (c collected, err error) {
 }
 
 func (r *rig) newCommand(stdout, stderr io.Writer) *exec.Cmd {
-	cmd := exec.Command(r.binary, "gc", "--db", r.database(), "--grace", "0", "--force", "--untagged-after", "0", "--undo-window", "0", "--json")
+	cmd := exec.Command(r.binary, "gc", "--db", r.database(), "--grace", r.grace.String(), "--force", "--untagged-after", "0", "--undo-window", "0", "--json")
 	if r.loose {
 		cmd = exec.Command("sh", "-c", os.Getenv("SOAK_GC_COMMAND"))
 		cmd.Env = append(os.Environ(), "SOAK_DB="+r.database())
@@ -235,6 +242,7 @@ func (r *rig) run(duration time.Duration, start func() (end func()), collect col
 	working.Wait()
 	close(done)
 	collecting.Wait()
+	time.Sleep(r.grace)
 	r.collect(collect) // what the last deeds left, which a cycle under way may have missed
 	for _, c := range list {
 		c.checkEverything()
