@@ -48,7 +48,8 @@ type client struct {
 	tags   map[string]*manifest
 	// live is what was acknowledged and has been reachable ever since: from a tag, through an index or as a referrer.
 	live  map[digest.Digest]*manifest
-	began time.Time // when the first part of what is being pushed was
+	lost  []*manifest // the last that ceased to be live
+	began time.Time   // when the first part of what is being pushed was
 	// referring is every artifact that was ever acknowledged, by its subject.
 	referring map[digest.Digest][]*manifest
 }
@@ -71,6 +72,7 @@ var deeds = []struct {
 	{"push index", 3, (*client).pushIndex},
 	{"push referrer", 4, (*client).pushReferrer},
 	{"retag", 4, (*client).retag},
+	{"bring back", 3, (*client).bringBack},
 	{"delete tag", 3, (*client).deleteTag},
 	{"delete manifest", 2, (*client).deleteManifest},
 	{"delete whole image", 1, (*client).deleteWhole},
@@ -144,6 +146,13 @@ func (c *client) settle() {
 	for _, m := range c.tags {
 		reach(m)
 	}
+	for d, m := range c.live {
+		if live[d] == nil {
+			c.lost = append(c.lost, m)
+		}
+	}
+	const few = 10
+	c.lost = c.lost[max(0, len(c.lost)-few):]
 	c.live = live
 }
 
@@ -329,6 +338,27 @@ func (c *client) retag() error {
 	return c.acknowledged(m, tag)
 }
 
+// bringBack gives a tag to what nothing held any more. Either the collector was faster, or the tag holds everything again.
+func (c *client) bringBack() error {
+	if len(c.lost) == 0 {
+		return errNothing
+	}
+	m, tag := c.lost[c.IntN(len(c.lost))], c.randomTag()
+	c.began = time.Time{} // that was long ago
+	err := c.put(m, tag)
+	if errors.Is(err, errCollected) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.rig.count("brought back", 1)
+	if err := c.acknowledged(m, tag); err != nil {
+		return err
+	}
+	return c.check(m, tag)
+}
+
 func (c *client) deleteTag() error {
 	tag := c.randomTag()
 	if c.tags[tag] == nil {
@@ -354,6 +384,7 @@ func (c *client) forget(m *manifest) error {
 		}
 	}
 	delete(c.live, m.digest)
+	c.lost = append(c.lost, m)
 	c.settle()
 	_, err := c.send("GET", c.path(m.digest.String()), nil, nil, 404)
 	return err
