@@ -41,7 +41,7 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	p := command.Program{Version: version, Open: open, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	p := command.Program{Version: version, Schema: schema, Open: open, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	return p.Run(ctx, args)
 }
 

@@ -22,9 +22,10 @@ import (
 
 // The few words this package has for failure. They are wrapped with %w; the message carries the operation and the name.
 var (
-	ErrNotFound = errors.New("no such file")           // nothing is stored under the name
-	ErrExists   = errors.New("name already used")      // Commit to a name that has bytes: a broken random source, or a bug
-	ErrFull     = errors.New("storage is full")        // no space, no inode, or a quota or file size limit is reached
+	ErrNotFound = errors.New("no such file")      // nothing is stored under the name
+	ErrExists   = errors.New("name already used") // Commit to a name that has bytes: a broken random source, or a bug
+	ErrFull     = errors.New("storage is full")   // no space, no inode, or a quota or file size limit is reached
+	ErrChanged  = errors.New("the journal is not as it was left")
 	ErrLost     = errors.New("written bytes are lost") // the disk did not take what it had accepted: the staged file is worthless
 )
 
@@ -67,15 +68,23 @@ type Store interface {
 	Names(ctx context.Context, from digest.Digest, fn func(Name, Info) error) error
 	Staged(ctx context.Context, fn func(id string, info Info) error) error
 
-	// The journal is a text beside the blobs that grows at its end. AppendJournal makes whole lines durable. A power cut
-	// may leave a part of them, which the next lines do not touch. ReplaceJournal puts what write writes in its place,
-	// all or nothing. OpenJournal reads it: ErrNotFound if there is none; the caller closes it.
-	AppendJournal(ctx context.Context, lines []byte) error
+	// The journal is a text beside the blobs that grows at its end. AppendJournal makes lines durable if it has size
+	// bytes, and fails with ErrChanged if it has not: it is another journal, or a crash cut an earlier append short.
+	// ReplaceJournal puts what write writes in its place, all or nothing. OpenJournal reads it: ErrNotFound if there is
+	// none; the caller closes it.
+	AppendJournal(ctx context.Context, size int64, lines []byte) error
 	ReplaceJournal(ctx context.Context, write func(io.Writer) error) error
 	OpenJournal(ctx context.Context) (io.ReadCloser, error)
 
 	// Check writes, syncs, reads back and removes a few bytes: nil says that the store can take a blob now.
 	Check(ctx context.Context) error
+}
+
+// A Linker is a store that can give its bytes to another one of its kind without copying them.
+type Linker interface {
+	// Link makes the bytes under name those of another store under the same name, durably. errors.ErrUnsupported if
+	// that cannot be done and they have to be copied; ErrNotFound if there are none.
+	Link(ctx context.Context, name Name, to Store) error
 }
 
 // Stage takes bytes at the end of a staged file. Writes are not durable before Store.Commit. A Write that fails leaves

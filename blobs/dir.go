@@ -39,7 +39,10 @@ type Dir struct {
 	made madeDirs
 }
 
-var _ Store = (*Dir)(nil)
+var (
+	_ Store  = (*Dir)(nil)
+	_ Linker = (*Dir)(nil)
+)
 
 // OpenDir returns the store in root and makes the directory if it is missing. It refuses a network file system unless
 // told otherwise.
@@ -59,6 +62,20 @@ func OpenDir(ctx context.Context, root string, opt DirOptions) (*Dir, error) {
 		return nil, errors.Join(err, fmt.Errorf("%s is on a network file system (%s), which may lose what it says it has written: use a local disk, or allow it explicitly", root, name))
 	}
 	return d, nil
+}
+
+// OpenExisting returns the store in a directory that is there already, to read from.
+func OpenExisting(root string) (*Dir, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(root); err != nil {
+		return nil, translate(err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory", root)
+	}
+	return &Dir{root: root, made: madeDirs{done: map[string]bool{}}}, nil
 }
 
 // isID says whether s is an upload id. Ids become file names, so nothing else may.
@@ -249,6 +266,35 @@ func (d *Dir) Discard(ctx context.Context, id string) error {
 		return err
 	}
 	return remove(path)
+}
+
+// Link implements Linker: both names are of one file then.
+func (d *Dir) Link(ctx context.Context, name Name, to Store) error {
+	other, ok := to.(*Dir)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	from, err := d.committed(name)
+	if err != nil {
+		return err
+	}
+	target, err := other.committed(name)
+	if err != nil {
+		return err
+	}
+	shard := filepath.Dir(target)
+	if err := other.made.ensure(shard); err != nil {
+		return translate(err)
+	}
+	err = os.Link(from, target)
+	var why *os.LinkError
+	if errors.As(err, &why) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) && !isFull(err) {
+		return errors.ErrUnsupported // another file system, or one that knows no links
+	}
+	if err != nil {
+		return translate(err)
+	}
+	return translate(syncDir(shard))
 }
 
 // Open implements Store. The File is an *os.File.

@@ -14,10 +14,10 @@ import (
 func (d *Dir) journal() string { return filepath.Join(d.root, "journal") }
 
 // AppendJournal implements Store. It is one write, so that lines of two processes do not mix.
-func (d *Dir) AppendJournal(ctx context.Context, lines []byte) error {
-	f, err := os.OpenFile(d.journal(), os.O_RDWR|os.O_APPEND, 0)
+func (d *Dir) AppendJournal(ctx context.Context, size int64, lines []byte) error {
+	f, err := os.OpenFile(d.journal(), os.O_WRONLY|os.O_APPEND, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.ReplaceJournal(ctx, func(w io.Writer) error { _, err := w.Write(lines); return err })
+		return ErrChanged
 	}
 	if err != nil {
 		return translate(err)
@@ -27,14 +27,8 @@ func (d *Dir) AppendJournal(ctx context.Context, lines []byte) error {
 	if err != nil {
 		return translate(err)
 	}
-	last := [1]byte{'\n'}
-	if info.Size() > 0 {
-		if _, err := f.ReadAt(last[:], info.Size()-1); err != nil && !errors.Is(err, io.EOF) {
-			return translate(err)
-		}
-	}
-	if last[0] != '\n' { // what a crash left of a line must not swallow the first of ours
-		lines = append([]byte{'\n'}, lines...)
+	if info.Size() != size {
+		return ErrChanged
 	}
 	if _, err := f.Write(lines); err != nil {
 		return translate(err)

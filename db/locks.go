@@ -44,6 +44,12 @@ func (tx *Tx) DropLock(name, holder string) error {
 	return err
 }
 
+// DropLocks frees every lock, in a copy of a database whose holders know nothing of it.
+func (tx *Tx) DropLocks() error {
+	_, err := tx.run(`DELETE FROM locks`)
+	return err
+}
+
 // Note returns what was noted under a name, "" if nothing was.
 func (tx *Tx) Note(name string) (value string, err error) {
 	err = tx.row(`SELECT value FROM notes WHERE name = ?`, []any{name}, &value)

@@ -304,26 +304,29 @@ func journal(t *testing.T, s *suite) {
 			t.Errorf("%q, %v, want %q", got, err, want)
 		}
 	}
-	appendLines := func(lines string) {
+	appendLines := func(size int64, lines string, wanted error) {
 		t.Helper()
-		if err := s.AppendJournal(t.Context(), []byte(lines)); err != nil {
-			t.Fatal(err)
+		if err := s.AppendJournal(t.Context(), size, []byte(lines)); !errors.Is(err, wanted) {
+			t.Errorf("%v, want %v", err, wanted)
 		}
 	}
-	appendLines("one\n")
-	appendLines("two\npart of a li")
-	appendLines("three\n")
-	want("one\ntwo\npart of a li\nthree\n")
+	appendLines(0, "one\n", blobs.ErrChanged)
+	if err := s.ReplaceJournal(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "one\n"); return err }); err != nil {
+		t.Error(err)
+	}
+	appendLines(4, "two\n", nil)
+	appendLines(4, "three\n", blobs.ErrChanged)
+	want("one\ntwo\n")
 	broken := errors.New("broken")
 	err = s.ReplaceJournal(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "half"); return errors.Join(err, broken) })
 	if !errors.Is(err, broken) {
 		t.Error(err)
 	}
-	want("one\ntwo\npart of a li\nthree\n")
+	want("one\ntwo\n")
 	if err := s.ReplaceJournal(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "new\n"); return err }); err != nil {
 		t.Error(err)
 	}
-	appendLines("four\n")
+	appendLines(4, "four\n", nil)
 	want("new\nfour\n")
 	if err := s.Staged(t.Context(), func(id string, _ blobs.Info) error { return errors.New(id) }); err != nil {
 		t.Error("left behind:", err)

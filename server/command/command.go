@@ -36,6 +36,7 @@ type Location struct {
 // Program is what main gives the commands.
 type Program struct {
 	Version string // "" for what the Go toolchain recorded
+	Schema  string // the text of schema.sql
 	// Open opens the stores, made if they are missing, and the registry on them. cfg is complete but for the stores.
 	Open           func(ctx context.Context, at Location, cfg registry.Config) (*registry.Registry, io.Closer, error)
 	Stdin          io.Reader
@@ -66,6 +67,8 @@ func ExitCode(err error) int {
 		return ExitOK
 	case errors.As(err, new(usageError)):
 		return ExitUsage
+	case errors.As(err, new(findings)):
+		return ExitFindings
 	default:
 		return ExitFailed
 	}
@@ -73,6 +76,9 @@ func ExitCode(err error) int {
 
 // usageError is a mistake in the command line or the configuration: trying again does not help.
 type usageError struct{ error }
+
+// findings is what a command ends with that looked for trouble and found some.
+type findings struct{ error }
 
 func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
@@ -84,7 +90,7 @@ func (p *Program) app() *cli.App {
 		Usage: "an OCI container registry: one binary, one SQLite file, one directory of blobs",
 		Description: "A flag wins over its variable, a variable of the environment over one in --env-file, and that over the default. " +
 			"Flags have variables named like REGISTRY_DRAIN_TIMEOUT for --drain-timeout. " +
-			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration.",
+			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check or backup found damage.",
 		Version:              p.build().Version,
 		Flags:                []cli.Flag{envFileFlag()},
 		Commands:             p.commands(),
@@ -110,10 +116,24 @@ func (p *Program) commands() []*cli.Command {
 			p.command("list", "REPO[:TAG]...", "list tags; REPO and TAG may be globs", p.tagList, locationFlags(), jsonFlag()),
 			p.command("rm", "REPO:TAG|REPO@DIGEST...", "remove tags, or manifests with their tags; REPO and TAG may be globs",
 				p.tagRemove, locationFlags(), removeFlags()),
+			p.command("log", "REPO:TAG", "list what a tag pointed at before", p.tagLog, locationFlags(), jsonFlag()),
+			p.command("restore", "REPO:TAG", "point a tag at what it pointed at before; without flags, undo its last change",
+				p.tagRestore, locationFlags(), tagRestoreFlags(), jsonFlag()),
 		),
+		p.command("undelete", "[REPO|REPO@DIGEST]...", "bring deleted manifests back, with their tags; without arguments, list them",
+			p.undelete, locationFlags(), jsonFlag()),
 		p.command("cp", "REPO:TAG|REPO@DIGEST REPO[:TAG]", "copy an image inside the registry, or give it another tag",
 			p.copy, locationFlags(), copyFlags(), jsonFlag()),
 		p.command("gc", "", "remove what nothing refers to, beside a running server", p.gc, locationFlags(), gcFlags(), jsonFlag()),
+		p.command("why", "REPO:TAG|REPO@DIGEST|DIGEST", "explain what keeps a manifest or a blob, and when gc will take it",
+			p.why, locationFlags(), whyFlags(), jsonFlag()),
+		p.command("du", "[REPO[:TAG]]...", "show how many bytes repositories or tags take, share and would free; REPO and TAG may be globs",
+			p.du, locationFlags(), jsonFlag()),
+		p.command("check", "", "compare the database with what is stored; exit status 3 if something is wrong",
+			p.check, locationFlags(), checkFlags(), jsonFlag()),
+		p.command("backup", "DIR", "make or renew a backup while the server runs", p.backup, locationFlags(), backupFlags(), jsonFlag()),
+		p.command("restore", "DIR", "verify a backup and make a registry of it", p.restore, locationFlags(), replaceFlag("restore"), jsonFlag()),
+		p.command("rebuild", "", "make a lost database anew from the blob directory", p.rebuild, locationFlags(), rebuildFlags(), jsonFlag()),
 		p.command("version", "", "print the version", p.version, jsonFlag()),
 		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
 		p.command("man", "", "print the manual page, in troff", p.man),

@@ -54,8 +54,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "auth", EnvVars: env("auth"),
 			Usage: "who may do what; so far only the `WORD` none: everybody may do everything. Must be said to serve another address than loopback"},
 		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
-		&cli.StringFlag{Name: "allow-sparse", EnvVars: env("allow-sparse"), Value: "none",
-			Usage: "accept manifests whose content is not there: none, index (children of an index) or all (layers too)"},
+		allowSparseFlag(),
 		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",
 			Usage: "forget an upload that got no byte for this `TIME`"},
 		&cli.IntFlag{Name: "max-uploads", EnvVars: env("max-uploads"), Value: 10_000, Usage: "open uploads a repository may have"},
@@ -67,7 +66,7 @@ func serveFlags() []cli.Flag {
 		undoFlag(),
 		&cli.StringFlag{Name: "gc-interval", EnvVars: env("gc-interval"),
 			Usage: "collect garbage on this `SCHEDULE`: a time between two runs such as 6h, or cron's five fields; off when empty"},
-		collectFlags("gc-")[0], collectFlags("gc-")[1],
+		collectFlags("gc-")[0], collectFlags("gc-")[1], scrubFlags()[0], scrubFlags()[1],
 		&cli.StringFlag{Name: "debug-addr", EnvVars: env("debug-addr"), Usage: "loopback `HOST:PORT` for Go's profiler; off when empty"},
 		&cli.StringFlag{Name: "log-format", EnvVars: env("log-format"), Value: "auto", Usage: "text, json, or auto: text on a terminal, else json"},
 		&cli.StringFlag{Name: "log-level", EnvVars: env("log-level"), Value: "info", Usage: "debug, info, warn or error"},
@@ -100,6 +99,58 @@ func gcFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go and why, remove nothing"},
 		&cli.BoolFlag{Name: "force", Usage: "accept a --grace under 1h: pushes under way may fail and have to be made again"},
 	)
+}
+
+// whyFlags are those of the collection that is asked about.
+func whyFlags() []cli.Flag {
+	return append(collectFlags(""), undoFlag())
+}
+
+func checkFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "read-data", Usage: "read every blob and compare it with its digest"},
+		&cli.DurationFlag{Name: "skip-verified", Usage: "do not read blobs again that were found good within this `TIME`: a check that was stopped goes on"},
+		&cli.StringFlag{Name: "rate", Usage: "read no more than this `SIZE` a second"},
+		&cli.IntFlag{Name: "parallel", Value: 2, Usage: "blobs read at a time"},
+		&cli.DurationFlag{Name: "max-duration", Usage: "stop after this `TIME`, in good order"},
+		&cli.BoolFlag{Name: "repair", Usage: "tell clients that damaged blobs are not there, so that the next push heals them"},
+		allowSparseFlag(),
+	}
+}
+
+func allowSparseFlag() cli.Flag {
+	return &cli.StringFlag{Name: "allow-sparse", EnvVars: env("allow-sparse"), Value: "none",
+		Usage: "accept manifests whose content is not there: none, index (children of an index) or all (layers too)"}
+}
+
+func scrubFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "scrub-interval", EnvVars: env("scrub-interval"),
+			Usage: "read all blobs and compare them with their digests on this `SCHEDULE`, as for --gc-interval; off when empty"},
+		&cli.StringFlag{Name: "scrub-rate", EnvVars: env("scrub-rate"), Value: "50MiB", Usage: "read no more than this `SIZE` a second then"},
+	}
+}
+
+func tagRestoreFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "at", Usage: "what it pointed at then: a `TIME` such as 2026-01-31T12:00:00Z, or 36h for so long ago"},
+		&cli.StringFlag{Name: "to", Usage: "a `DIGEST` of its log"},
+	}
+}
+
+func backupFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "copy", Usage: "copy bytes even where a hard link would do"},
+		&cli.BoolFlag{Name: "verify", Usage: "read also what the backup has from before"},
+	}
+}
+
+func replaceFlag(why string) []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "if there is a database, keep it as PATH.before-" + why + "-TIME"}}
+}
+
+func rebuildFlags() []cli.Flag {
+	return append(replaceFlag("rebuild"), &cli.BoolFlag{Name: "read-data", Usage: "read every blob now; otherwise each is read when it is first pulled"})
 }
 
 func healthcheckFlags() []cli.Flag {

@@ -75,5 +75,28 @@ func (s *settings) jobs() (jobs []job, err error) {
 		}
 		jobs = append(jobs, j)
 	}
+	if text := s.String("scrub-interval"); text != "" {
+		j := job{name: "scrub"}
+		if j.when, err = parseSchedule("scrub-interval", text); err != nil {
+			return nil, err
+		}
+		rate, err := s.size("scrub-rate")
+		if err != nil {
+			return nil, err
+		}
+		j.run = func(ctx context.Context, log *slog.Logger, reg *registry.Registry) error {
+			return scrub(ctx, log, reg, rate)
+		}
+		jobs = append(jobs, j)
+	}
 	return jobs, nil
+}
+
+// scrub reads everything. Damaged blobs are told from then on to be missing, so that pushes heal them.
+func scrub(ctx context.Context, log *slog.Logger, reg *registry.Registry, rate int64) error {
+	report, err := reg.Check(ctx, registry.CheckOptions{ReadData: true, Rate: rate, Parallel: 1, Repair: true, Found: func(f registry.Finding) {
+		log.Error("found", "kind", f.Kind, "repository", f.Repository, "digest", f.Digest, "detail", f.Detail, "tags", f.Tags)
+	}})
+	log.Info("checked", "blobs", report.Blobs, "bytes", report.BytesRead, "findings", report.Findings, "took", report.Took)
+	return err
 }

@@ -110,8 +110,8 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 }
 
 func (s *settings) registryConfig() (cfg registry.Config, err error) {
-	if cfg.Sparse, err = registry.ParseSparse(s.String("allow-sparse")); err != nil {
-		return cfg, usagef("--allow-sparse %q is unknown; it may be: none, index, all", s.String("allow-sparse"))
+	if cfg.Sparse, err = s.sparse(); err != nil {
+		return cfg, err
 	}
 	if cfg.MaxUploads = s.Int("max-uploads"); cfg.MaxUploads <= 0 {
 		return cfg, usagef("--max-uploads %d must be more than nothing", cfg.MaxUploads)
@@ -142,6 +142,14 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 	}
 	cfg.TLSCert, cfg.TLSKey, err = s.tls()
 	return cfg, err
+}
+
+func (s *settings) sparse() (registry.Sparse, error) {
+	sparse, err := registry.ParseSparse(s.String("allow-sparse"))
+	if err != nil {
+		return 0, usagef("--allow-sparse %q is unknown; it may be: none, index, all", s.String("allow-sparse"))
+	}
+	return sparse, nil
 }
 
 func authNone(word string) (bool, error) {

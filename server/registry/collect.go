@@ -109,10 +109,14 @@ type collector struct {
 	report CollectReport
 }
 
+func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
+	return db.Cutoff{Leases: now.Add(-grace), Sessions: now.Add(-r.uploadTimeout), Grace: grace}
+}
+
 func newCollector(r *Registry, opt CollectOptions) *collector {
 	now := r.db.Now()
 	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, report: CollectReport{Started: now, DryRun: opt.DryRun},
-		leases: db.Cutoff{Leases: now.Add(-opt.Grace), Sessions: now.Add(-r.uploadTimeout), Grace: opt.Grace}}
+		leases: r.cutoff(now, opt.Grace)}
 	if opt.MaxDuration > 0 {
 		c.stop = time.Now().Add(opt.MaxDuration)
 	}

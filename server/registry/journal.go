@@ -26,8 +26,7 @@ import (
 // and by each collection.
 //
 // A line is a checksum and a JSON object, and says what is since a change. Saying it twice changes nothing, so lines are
-// only ever added, and after a crash added again. When most of the file is old news it is written anew from the
-// database.
+// only ever added. When most of the file is old news, or it is not as it was left, it is written anew from the database.
 
 // journalLine is one line. A manifest has a media type and content, or is deleted; otherwise it is a tag, with the
 // digest it points at or none.
@@ -129,7 +128,11 @@ func (r *Registry) ExportJournal(ctx context.Context) error {
 			return AsError(err)
 		}
 		if lines.Len() > 0 {
-			if err := r.blobs.AppendJournal(ctx, lines.Bytes()); err != nil {
+			err := r.blobs.AppendJournal(ctx, at.Bytes, lines.Bytes())
+			if errors.Is(err, blobs.ErrChanged) {
+				return r.writeJournal(ctx, at)
+			}
+			if err != nil {
 				return AsError(err)
 			}
 		}

@@ -120,7 +120,11 @@ func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int6
 // hashFile reads a file and compares: ErrDamaged if it does not have its digest or size, another error if it could not
 // be read. wait, if not nil, is called before each piece with its size. info is of before the reading.
 func (r *Registry) hashFile(ctx context.Context, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
-	f, info, err := r.blobs.Open(ctx, name)
+	return hashStored(ctx, r.blobs, name, size, wait)
+}
+
+func hashStored(ctx context.Context, store blobs.Store, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
+	f, info, err := store.Open(ctx, name)
 	if err != nil {
 		return info, err
 	}

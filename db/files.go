@@ -1,0 +1,115 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// What is done to a database as a file, by those who put another in its place.
+
+// ErrInUse means that a process has the database open.
+var ErrInUse = errors.New("the database is in use: stop the server first")
+
+// Unused returns nil if no process has the database open, or there is none, or it is so damaged that nobody can.
+func Unused(ctx context.Context, path string) error {
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return nil
+	}
+	// Exclusive locking asks for a lock that every open connection stands in the way of.
+	q := url.Values{"_pragma": {"busy_timeout(200)", "locking_mode(EXCLUSIVE)"}}
+	c, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String()+"?"+q.Encode())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var n int
+	err = wrap(c.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&n))
+	if errors.Is(err, ErrBusy) {
+		return fmt.Errorf("%s: %w", path, ErrInUse)
+	}
+	return nil
+}
+
+// IsEmpty says whether a database that can be read has no content: one that was made and never used.
+func IsEmpty(ctx context.Context, path string) bool {
+	c, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}).String())
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	var n int
+	err = c.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM repositories) + (SELECT count(*) FROM blobs) + (SELECT count(*) FROM deleted_manifests)").Scan(&n)
+	return err == nil && n == 0
+}
+
+// Retire moves a database that nobody has open out of the way, with its log, and returns its new path: "" if there was
+// none.
+func Retire(path, why string) (to string, err error) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	to = fmt.Sprintf("%s.%s-%s", path, why, time.Now().UTC().Format("20060102T150405.000"))
+	for _, suffix := range []string{"-wal", "-shm", ""} { // the log first: without it the rest is an older database
+		err := os.Rename(path+suffix, to+suffix)
+		if err != nil && !(suffix != "" && errors.Is(err, os.ErrNotExist)) {
+			return "", err
+		}
+	}
+	return to, syncDir(filepath.Dir(path))
+}
+
+// Install gives a closed database the name of one that is not there. On return nil that has reached the disk.
+func Install(from, path string) error {
+	f, err := os.OpenFile(from, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(from, path); err != nil { // unlike a rename it fails if the name is taken
+		return err
+	}
+	if err := os.Remove(from); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Replace gives a closed database the name of another closed one, which is gone then. On return nil that has reached the
+// disk.
+func Replace(from, path string) error {
+	f, err := os.OpenFile(from, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	for _, suffix := range []string{"-wal", "-shm"} { // a log of the old one would be taken for the new one's
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Rename(from, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Discard removes a database that nobody needs, with what lies beside it.
+func Discard(path string) error {
+	var errs []error
+	for _, suffix := range []string{"", "-wal", "-shm", "-ballast"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,274 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// What people and the check ask, beside what collection asks.
+
+// Integrity reads the whole database and returns what is wrong with it, in SQLite's words: damaged pages, indexes that
+// do not match their tables, rows that refer to rows that are not there.
+func (d *DB) Integrity(ctx context.Context) (problems []string, err error) {
+	c, err := d.connect(ctx, readerPragmas)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	if err := c.SelectContext(ctx, &problems, "PRAGMA integrity_check(20)"); err != nil {
+		return nil, wrap(err)
+	}
+	if len(problems) == 1 && problems[0] == "ok" {
+		problems = nil
+	}
+	rows, err := c.QueryContext(ctx, "PRAGMA foreign_key_check")
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer rows.Close()
+	for rows.Next() && len(problems) < 20 {
+		var table, parent string
+		var row, key sql.NullInt64
+		if err := rows.Scan(&table, &row, &parent, &key); err != nil {
+			return nil, err
+		}
+		problems = append(problems, fmt.Sprintf("row %d of %s refers to no row of %s", row.Int64, table, parent))
+	}
+	return problems, wrap(rows.Err())
+}
+
+// Image is a tag with its repository.
+type Image struct {
+	Repository RepoName
+	Tag        Tag
+}
+
+const reaching = `
+	UNION SELECT c.manifest_id FROM up JOIN manifest_children c ON c.child_id = up.id
+	)
+	SELECT r.name, t.name FROM up JOIN tags t ON t.manifest_id = up.id JOIN repositories r ON r.id = t.repository_id LIMIT ?`
+
+// TagsOfBlob returns up to limit tags whose images need a blob.
+func (tx *Tx) TagsOfBlob(blobID int64, limit int) ([]Image, error) {
+	return tx.images(`WITH RECURSIVE up (id) AS (SELECT manifest_id FROM manifest_blobs WHERE blob_id = ?`+reaching, blobID, limit)
+}
+
+// TagsOfManifest returns up to limit tags that point at a manifest or an index that has it, at any depth.
+func (tx *Tx) TagsOfManifest(manifestID int64, limit int) ([]Image, error) {
+	return tx.images(`WITH RECURSIVE up (id) AS (SELECT ?`+reaching, manifestID, limit)
+}
+
+func (tx *Tx) images(query string, args ...any) (list []Image, err error) {
+	err = tx.rows(query, args, func(r *sql.Rows) error {
+		var i Image
+		err := r.Scan(&i.Repository, &i.Tag)
+		list = append(list, i)
+		return err
+	})
+	return list, err
+}
+
+// Missing is content that a manifest names and its repository does not have.
+type Missing struct {
+	Repository RepoName
+	ManifestID int64
+	Manifest   digest.Digest
+	Digest     digest.Digest
+}
+
+// MissingReferences returns up to limit missing references after another one, in a fixed order.
+func (tx *Tx) MissingReferences(after Missing, limit int) (list []Missing, err error) {
+	packed := []byte{}
+	if after.Digest != "" {
+		if packed, err = packDigest(after.Digest); err != nil {
+			return nil, err
+		}
+	}
+	err = tx.rows(`SELECT r.name, m.id, m.digest, x.digest FROM missing_references x
+		JOIN manifests m ON m.id = x.manifest_id JOIN repositories r ON r.id = x.repository_id
+		WHERE (x.manifest_id, x.digest) > (?, ?) ORDER BY x.manifest_id, x.digest LIMIT ?`,
+		[]any{after.ManifestID, packed, limit}, func(r *sql.Rows) error {
+			var m Missing
+			var manifest, content []byte
+			if err := r.Scan(&m.Repository, &m.ManifestID, &manifest, &content); err != nil {
+				return err
+			}
+			if m.Manifest, err = unpackDigest(manifest); err == nil {
+				m.Digest, err = unpackDigest(content)
+			}
+			list = append(list, m)
+			return err
+		})
+	return list, err
+}
+
+// UnlinkedHolds returns up to limit blobs that a manifest holds although its repository does not have them: a broken
+// invariant.
+func (tx *Tx) UnlinkedHolds(limit int) (list []Missing, err error) {
+	err = tx.rows(`SELECT r.name, m.id, m.digest, b.digest FROM manifest_blobs mb
+		JOIN manifests m ON m.id = mb.manifest_id JOIN repositories r ON r.id = m.repository_id JOIN blobs b ON b.id = mb.blob_id
+		WHERE mb.repository_id <> m.repository_id
+		   OR NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.repository_id = m.repository_id AND x.blob_id = mb.blob_id) LIMIT ?`,
+		[]any{limit}, func(r *sql.Rows) error {
+			var m Missing
+			var manifest, content []byte
+			if err := r.Scan(&m.Repository, &m.ManifestID, &manifest, &content); err != nil {
+				return err
+			}
+			if m.Manifest, err = unpackDigest(manifest); err == nil {
+				m.Digest, err = unpackDigest(content)
+			}
+			list = append(list, m)
+			return err
+		})
+	return list, err
+}
+
+// StoredBlob returns a blob by digest, whoever has it. ErrNotFound.
+func (tx *Tx) StoredBlob(d digest.Digest) (b StoredBlob, err error) {
+	packed, err := packDigest(d)
+	if err != nil {
+		return b, err
+	}
+	b.Digest = d
+	var verified int64
+	err = tx.row(`SELECT id, generation, size, stamp, verified_at, damaged_at <> 0 FROM blobs WHERE digest = ?`,
+		[]any{packed}, &b.ID, &b.Generation, &b.Size, &b.Stamp, &verified, &b.Damaged)
+	b.VerifiedAt = fromMicros(verified)
+	return b, err
+}
+
+// BlobHolder is a repository that has a blob.
+type BlobHolder struct {
+	RepositoryID int64
+	Repository   RepoName
+	LeasedAt     time.Time
+	Manifests    int64 // of the repository that need it
+	InSession    bool  // an upload session of the repository is open that keeps the lease, see Cutoff
+}
+
+// BlobHolders returns up to limit repositories that have a blob.
+func (tx *Tx) BlobHolders(blobID int64, c Cutoff, limit int) (list []BlobHolder, err error) {
+	err = tx.rows(`SELECT r.id, r.name, x.leased_at,
+			(SELECT count(*) FROM manifest_blobs mb WHERE mb.blob_id = x.blob_id AND mb.repository_id = x.repository_id), `+openSession+`
+		FROM repository_blobs x JOIN repositories r ON r.id = x.repository_id WHERE x.blob_id = ? ORDER BY r.name LIMIT ?`,
+		[]any{micros(c.Sessions), c.Grace.Microseconds(), blobID, limit}, func(r *sql.Rows) error {
+			var h BlobHolder
+			var leased int64
+			err := r.Scan(&h.RepositoryID, &h.Repository, &leased, &h.Manifests, &h.InSession)
+			h.LeasedAt = fromMicros(leased)
+			list = append(list, h)
+			return err
+		})
+	return list, err
+}
+
+// ManifestsOfBlob returns up to limit manifests of a repository that need a blob.
+func (tx *Tx) ManifestsOfBlob(repositoryID, blobID int64, limit int) ([]Manifest, error) {
+	return tx.manifests(manifestColumns+` FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id
+		WHERE mb.blob_id = ? AND mb.repository_id = ? LIMIT ?`, false, blobID, repositoryID, limit)
+}
+
+// DeletionsOfBlob returns up to limit deleted manifests that need a blob if they are undeleted.
+func (tx *Tx) DeletionsOfBlob(blobID int64, limit int) ([]DeletedManifest, error) {
+	return tx.deleted(`SELECT m.id, repository, digest, media_type, deleted_at, x'' FROM deleted_manifests m
+		JOIN deleted_manifest_blobs d ON d.deleted_id = m.id WHERE d.blob_id = ? ORDER BY m.id LIMIT ?`, blobID, limit)
+}
+
+// TagsOf returns up to limit tags that point at a manifest.
+func (tx *Tx) TagsOf(manifestID int64, limit int) ([]string, error) {
+	return tx.strings(`SELECT name FROM tags WHERE manifest_id = ? ORDER BY name LIMIT ?`, manifestID, limit)
+}
+
+// ManifestLease says since when nothing but a tag, an index or a subject holds a manifest.
+func (tx *Tx) ManifestLease(manifestID int64) (since time.Time, err error) {
+	var leased int64
+	err = tx.row(`SELECT leased_at FROM manifests WHERE id = ?`, []any{manifestID}, &leased)
+	return fromMicros(leased), err
+}
+
+// Usage is how many bytes something takes. Each blob and manifest counts once.
+type Usage struct {
+	Logical     int64 // everything in it
+	Unique      int64 // of that, what nothing else has: it would be freed with it
+	Reclaimable int64 // of that, blobs that no manifest needs
+}
+
+// RepositoryUsage is the usage of a repository.
+type RepositoryUsage struct {
+	Repository RepoName
+	Usage
+}
+
+// RepositoryUsages returns up to limit repositories with names after last. It reads every link of them.
+func (tx *Tx) RepositoryUsages(last string, limit int) (list []RepositoryUsage, err error) {
+	err = tx.rows(`
+		SELECT r.name, coalesce(b.logical, 0) + coalesce(m.bytes, 0), coalesce(b.alone, 0) + coalesce(m.bytes, 0), coalesce(b.idle, 0)
+		FROM (SELECT id, name FROM repositories WHERE name > ? ORDER BY name LIMIT ?) r
+		LEFT JOIN (
+			SELECT x.repository_id AS id, sum(b.size) AS logical,
+				sum(CASE WHEN s.alone THEN b.size ELSE 0 END) AS alone,
+				sum(CASE WHEN s.alone AND NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = x.blob_id) THEN b.size ELSE 0 END) AS idle
+			FROM repository_blobs x JOIN blobs b ON b.id = x.blob_id
+			JOIN (SELECT blob_id, count(*) = 1 AS alone FROM repository_blobs GROUP BY blob_id) s ON s.blob_id = x.blob_id
+			GROUP BY x.repository_id
+		) b ON b.id = r.id
+		LEFT JOIN (SELECT repository_id AS id, sum(size) AS bytes FROM manifests GROUP BY repository_id) m ON m.id = r.id
+		ORDER BY r.name`, []any{last, limit}, func(r *sql.Rows) error {
+		var u RepositoryUsage
+		err := r.Scan(&u.Repository, &u.Logical, &u.Unique, &u.Reclaimable)
+		list = append(list, u)
+		return err
+	})
+	return list, err
+}
+
+// TotalUsage is what all of it takes.
+type TotalUsage struct {
+	Blobs       int64 // bytes of all of them
+	Manifests   int64 // bytes
+	Reclaimable int64 // of blobs that no manifest needs and nothing that can be undeleted
+	Undo        int64 // of blobs that only deleted manifests need
+	Damaged     int64 // of blobs found damaged
+}
+
+// TotalUsage reads every blob.
+func (tx *Tx) TotalUsage() (u TotalUsage, err error) {
+	err = tx.row(`
+		SELECT coalesce(sum(b.size), 0),
+			(SELECT coalesce(sum(size), 0) FROM manifests),
+			coalesce(sum(CASE WHEN NOT held AND NOT kept THEN b.size ELSE 0 END), 0),
+			coalesce(sum(CASE WHEN NOT held AND kept THEN b.size ELSE 0 END), 0),
+			coalesce(sum(CASE WHEN b.damaged THEN b.size ELSE 0 END), 0)
+		FROM (SELECT size, damaged_at <> 0 AS damaged,
+			EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = blobs.id) AS held,
+			EXISTS (SELECT 1 FROM deleted_manifest_blobs d WHERE d.blob_id = blobs.id) AS kept
+			FROM blobs) b`, nil, &u.Blobs, &u.Manifests, &u.Reclaimable, &u.Undo, &u.Damaged)
+	return u, err
+}
+
+// TagUsage returns the usage of a manifest with what it holds: its blobs, its children and theirs, and the same of its
+// referrers. Unique is what nothing outside of that needs.
+func (tx *Tx) TagUsage(manifestID int64) (u Usage, err error) {
+	err = tx.row(`
+		WITH RECURSIVE held (id) AS (
+			SELECT ?
+			UNION SELECT c.child_id FROM held JOIN manifest_children c ON c.manifest_id = held.id
+			UNION SELECT f.manifest_id FROM held JOIN manifests s ON s.id = held.id
+				JOIN referrers f ON f.repository_id = s.repository_id AND f.subject = s.digest
+		), manifest (bytes) AS (
+			SELECT coalesce(sum(m.size), 0) FROM held JOIN manifests m ON m.id = held.id
+		)
+		SELECT (SELECT bytes FROM manifest) + coalesce(sum(b.size), 0),
+		       (SELECT bytes FROM manifest) + coalesce(sum(CASE WHEN
+		           NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = b.id AND mb.manifest_id NOT IN (SELECT id FROM held))
+		           AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.blob_id = b.id AND x.repository_id <> root.repository_id)
+		           THEN b.size ELSE 0 END), 0)
+		FROM (SELECT DISTINCT mb.blob_id AS id FROM held JOIN manifest_blobs mb ON mb.manifest_id = held.id) blob
+		JOIN blobs b ON b.id = blob.id JOIN manifests root ON root.id = ?`, []any{manifestID, manifestID}, &u.Logical, &u.Unique)
+	return u, err
+}

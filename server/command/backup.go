@@ -1,0 +1,112 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"registry/server/registry"
+)
+
+// oneDirectory is the only argument.
+func (s *settings) oneDirectory() (string, error) {
+	if s.NArg() != 1 || s.Args().First() == "" {
+		return "", usagef("%s wants one DIR", s.Command.HelpName)
+	}
+	return s.Args().First(), nil
+}
+
+func (p *Program) backup(ctx context.Context, s *settings) (err error) {
+	dir, err := s.oneDirectory()
+	if err != nil {
+		return err
+	}
+	reg, stores, err := p.openExisting(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.Close()) }()
+	progress := p.progress()
+	report, err := reg.Backup(ctx, dir, registry.BackupOptions{Copy: s.Bool("copy"), Verify: s.Bool("verify"), Progress: func(r registry.BackupReport) {
+		progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes))
+	}})
+	progress.clear()
+	if err != nil {
+		return err
+	}
+	if err := p.printTransfer(s, "backed up", report); err != nil {
+		return err
+	}
+	if n := len(report.Damaged); n > 0 {
+		return findings{fmt.Errorf("%d blobs are damaged and not in the backup; see registry check --repair", n)}
+	}
+	return nil
+}
+
+func (p *Program) printTransfer(s *settings, verb string, r registry.BackupReport) error {
+	if s.Bool("json") {
+		return printJSON(p.Stdout, r)
+	}
+	for _, d := range r.Damaged {
+		fmt.Fprintf(p.Stdout, "damaged, not there: %s\n", d)
+	}
+	_, err := fmt.Fprintf(p.Stdout, "%s %d blobs (%s) in %s: %d linked, %d copied, %d there before, %d old ones removed\n", verb, r.Blobs, humanSize(r.Bytes),
+		r.Took.Round(time.Millisecond), r.Linked, r.Copied, r.Blobs-r.Linked-r.Copied-int64(len(r.Damaged)), r.Removed)
+	return err
+}
+
+func (p *Program) restore(ctx context.Context, s *settings) error {
+	dir, err := s.oneDirectory()
+	if err != nil {
+		return err
+	}
+	at, err := s.location()
+	if err != nil {
+		return err
+	}
+	progress := p.progress()
+	report, retired, err := registry.Restore(ctx, registry.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
+		Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
+	progress.clear()
+	if err != nil {
+		return forceable(err)
+	}
+	p.sayRetired(retired)
+	return p.printTransfer(s, "restored", report)
+}
+
+// forceable says how to go on.
+func forceable(err error) error {
+	if errors.Is(err, registry.ErrExists) {
+		return fmt.Errorf("%w; --force keeps it under another name", err)
+	}
+	return err
+}
+
+func (p *Program) sayRetired(path string) {
+	if path != "" {
+		fmt.Fprintf(p.Stderr, "registry: the old database is %s\n", path)
+	}
+}
+
+func (p *Program) rebuild(ctx context.Context, s *settings) error {
+	at, err := s.location()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	r, retired, err := registry.Rebuild(ctx, registry.RebuildOptions{DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Schema: p.Schema,
+		Replace: s.Bool("force"), ReadData: s.Bool("read-data"), Log: log})
+	if err != nil {
+		return forceable(err)
+	}
+	p.sayRetired(retired)
+	if s.Bool("json") {
+		return printJSON(p.Stdout, r)
+	}
+	_, err = fmt.Fprintf(p.Stdout, "rebuilt %d manifests, %d tags and %d blobs in %s; %d files damaged, %d tags without their manifest, %d broken lines in the journal\n",
+		r.Manifests, r.Tags, r.Blobs, r.Took.Round(time.Millisecond), r.Damaged, r.LostTags, r.Broken)
+	return err
+}

@@ -1,0 +1,410 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A backup is a directory with a database and the blobs it names, laid out as a server has them: it can be served as it
+// is. The database is copied first, at one moment; then the blobs that the copy names, which collection leaves alone
+// meanwhile. Making it again into the same directory copies what is new and removes what is no longer named.
+const (
+	backupDB    = "reg.db"
+	backupBlobs = "blobs"
+)
+
+// BackupOptions say how a backup is made.
+type BackupOptions struct {
+	Copy     bool // copy bytes even where a hard link would do: in-place damage of one is no damage of the other then
+	Verify   bool // read everything that is in the backup, also what was there before
+	Progress func(BackupReport)
+}
+
+// BackupReport counts the blobs of a backup, or of a restoration.
+type BackupReport struct {
+	Took    time.Duration   `json:"tookNanoseconds"`
+	Blobs   int64           `json:"blobs"`   // all of them
+	Bytes   int64           `json:"bytes"`   // of all
+	Linked  int64           `json:"linked"`  // by hard link
+	Copied  int64           `json:"copied"`  //
+	Removed int64           `json:"removed"` // that the new backup does not name
+	Damaged []digest.Digest `json:"damaged"` // are damaged or missing in the registry, and not in the backup
+}
+
+// Backup makes or renews a backup in dir, while others push and pull. It is verified: a blob in it was read on the way,
+// or looks as it did when it last was. The new database takes its place last, so until then the old backup is good.
+func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (report BackupReport, err error) {
+	start := time.Now()
+	err = r.alone(ctx, "backup", func(ctx context.Context, _ *exclusive) error {
+		return r.backup(ctx, dir, opt, &report)
+	})
+	report.Took = time.Since(start)
+	return report, err
+}
+
+func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, report *BackupReport) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	to, err := blobs.OpenDir(ctx, filepath.Join(dir, backupBlobs), blobs.DirOptions{AllowNetwork: true})
+	if err != nil {
+		return err
+	}
+	fresh := filepath.Join(dir, backupDB+".new")
+	if err := db.Discard(fresh); err != nil {
+		return err
+	}
+	if err := r.db.Snapshot(ctx, fresh); err != nil {
+		return AsError(err)
+	}
+	named, err := db.Open(ctx, db.Options{Path: fresh, Now: r.db.Now, Log: r.log})
+	if err != nil {
+		return AsError(err)
+	}
+	t := transfer{from: r, to: to, named: named, copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
+	err = t.all(ctx)
+	if err == nil {
+		// The copy has no journal beside it, and no maintenance under way.
+		err = named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
+	}
+	if err = errors.Join(err, named.Close()); err != nil {
+		return errors.Join(err, db.Discard(fresh))
+	}
+	path := filepath.Join(dir, backupDB)
+	if err := db.Unused(ctx, path); err != nil {
+		return errors.Join(err, db.Discard(fresh))
+	}
+	if err := db.Replace(fresh, path); err != nil {
+		return err
+	}
+	return t.removeOthers(ctx, path)
+}
+
+// transfer brings the blobs that a database names from a registry to a directory.
+type transfer struct {
+	from     *Registry
+	to       *blobs.Dir
+	named    *db.DB
+	copying  bool
+	verify   bool
+	progress func(BackupReport)
+
+	mu     sync.Mutex
+	report *BackupReport
+}
+
+const transferParallel = 4
+
+func (t *transfer) all(ctx context.Context) error {
+	work := make(chan db.StoredBlob)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var workers sync.WaitGroup
+	for range transferParallel {
+		workers.Go(func() {
+			for b := range work {
+				if err := t.one(ctx, b); err != nil {
+					cancel(fmt.Errorf("%s: %w", b.Digest, err))
+				}
+			}
+		})
+	}
+	err := eachStored(ctx, t.named, work)
+	close(work)
+	workers.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func eachStored(ctx context.Context, d *db.DB, work chan<- db.StoredBlob) error {
+	for after := int64(0); ; {
+		var list []db.StoredBlob
+		err := d.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.StoredBlobs(after, 500); return err })
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, b := range list {
+			after = b.ID
+			select {
+			case work <- b:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
+	name := blobs.Name{Digest: b.Digest, Generation: b.Generation}
+	how, err := t.bring(ctx, b, name)
+	if err == nil {
+		var info blobs.Info
+		if info, err = t.to.Stat(ctx, name); err == nil && info.Stamp != b.Stamp {
+			err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(b.Digest, b.Generation, info.Stamp) })
+		}
+	}
+	damaged := errors.Is(err, ErrDamaged) || errors.Is(err, blobs.ErrNotFound)
+	if damaged {
+		err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkDamaged(b.Digest, b.Generation) })
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.report.Blobs++
+	t.report.Bytes += b.Size
+	if damaged {
+		t.report.Damaged = append(t.report.Damaged, b.Digest)
+	} else if how != nil {
+		*how++
+	}
+	if t.progress != nil {
+		t.progress(*t.report)
+	}
+	return err
+}
+
+// bring sees to it that the directory has the bytes. how is the counter of the way in which they came.
+func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) (how *int64, err error) {
+	if info, err := t.to.Stat(ctx, name); err == nil && info.Size == b.Size {
+		if !t.verify {
+			return nil, nil
+		}
+		_, err := hashStored(ctx, t.to, name, b.Size, nil)
+		if err == nil {
+			return nil, nil
+		}
+	}
+	if err := t.to.Remove(ctx, name); err != nil {
+		return nil, err
+	}
+	info, err := t.from.blobs.Stat(ctx, name)
+	if errors.Is(err, blobs.ErrNotFound) {
+		return &t.report.Copied, t.copyReplaced(ctx, b, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !t.copying && info.Size == b.Size {
+		if info.Stamp != b.Stamp || b.Damaged {
+			if _, err := t.from.hashFile(ctx, name, b.Size, nil); err != nil {
+				return nil, err
+			}
+		}
+		if linker, ok := t.from.blobs.(blobs.Linker); ok {
+			err := linker.Link(ctx, name, t.to)
+			if !errors.Is(err, errors.ErrUnsupported) {
+				return &t.report.Linked, err
+			}
+		}
+	}
+	return &t.report.Copied, copyBlob(ctx, t.from.blobs, name, t.to, name, b.Size)
+}
+
+// copyReplaced copies a blob that was pushed again since the database was copied: the same bytes are in another file.
+func (t *transfer) copyReplaced(ctx context.Context, b db.StoredBlob, name blobs.Name) error {
+	var now db.StoredBlob
+	err := t.from.db.View(ctx, func(tx *db.Tx) (err error) { now, err = tx.StoredBlob(b.Digest); return err })
+	if errors.Is(err, db.ErrNotFound) {
+		return blobs.ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	return copyBlob(ctx, t.from.blobs, blobs.Name{Digest: b.Digest, Generation: now.Generation}, t.to, name, b.Size)
+}
+
+// copyBlob copies bytes from one store to another and verifies them on the way: ErrDamaged.
+func copyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs.Store, target blobs.Name, size int64) error {
+	f, _, err := from.Open(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stage, err := to.Stage(ctx, target.Generation, 0)
+	if err != nil {
+		return err
+	}
+	v := source.Digest.Verifier()
+	buf := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(stage, v)}, contextReader{ctx, f}, buf[:])
+	err = errors.Join(err, stage.Close())
+	if err == nil && (n != size || !v.Verified()) {
+		err = ErrDamaged
+	}
+	if err == nil {
+		_, err = to.Commit(ctx, target.Generation, target, size)
+	}
+	if err != nil {
+		return errors.Join(err, to.Discard(context.WithoutCancel(ctx), target.Generation))
+	}
+	return nil
+}
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// removeOthers removes the blobs that the backup's database, at path, does not name.
+func (t *transfer) removeOthers(ctx context.Context, path string) error {
+	named, err := db.Open(ctx, db.Options{Path: path, Log: t.from.log})
+	if err != nil {
+		return AsError(err)
+	}
+	err = t.to.Names(ctx, "", func(name blobs.Name, _ blobs.Info) error {
+		stored := true
+		err := named.View(ctx, func(tx *db.Tx) (err error) { stored, err = tx.IsStored(name.Digest, name.Generation); return err })
+		if err != nil || stored {
+			return err
+		}
+		t.report.Removed++
+		return t.to.Remove(ctx, name)
+	})
+	return errors.Join(err, named.Close())
+}
+
+// RestoreOptions say what is restored, and where.
+type RestoreOptions struct {
+	From         string // directory of the backup
+	DB, Blobs    string // paths of the registry that is made of it
+	AllowNetwork bool
+	Replace      bool // the registry's database may be there: it is moved out of the way
+	Progress     func(BackupReport)
+}
+
+// ErrExists is returned by Restore and Rebuild when there is a database that they may not replace.
+var ErrExists = errors.New("there is a database already")
+
+// Restore makes a registry of a backup. Everything is read and verified before anything is replaced, and the database is
+// put in its place last; the one that was there is kept beside it, under the name that retired returns. No server may
+// run on the target.
+func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, retired string, err error) {
+	start := time.Now()
+	fresh := opt.DB + ".restoring"
+	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
+		return report, "", err
+	}
+	if err := errors.Join(db.Discard(fresh), copyFile(filepath.Join(opt.From, backupDB), fresh)); err != nil {
+		return report, "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Discard(fresh))
+		}
+	}()
+	from, err := blobs.OpenExisting(filepath.Join(opt.From, backupBlobs))
+	if err != nil {
+		return report, "", err
+	}
+	named, err := db.Open(ctx, db.Options{Path: fresh})
+	if err != nil {
+		return report, "", err
+	}
+	err = restore(ctx, named, from, opt, &report)
+	if err = errors.Join(err, named.Close()); err != nil {
+		return report, "", err
+	}
+	report.Took = time.Since(start)
+	retired, err = install(ctx, fresh, opt.DB, "before-restore", opt.Replace)
+	return report, retired, err
+}
+
+// mayReplace refuses a target that is in use, or that holds something nobody allowed to replace.
+func mayReplace(ctx context.Context, path string, replace bool) error {
+	if err := db.Unused(ctx, path); err != nil {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 && !replace && !db.IsEmpty(ctx, path) {
+		return fmt.Errorf("%s: %w", path, ErrExists)
+	}
+	return nil
+}
+
+// install puts a finished database in its place.
+func install(ctx context.Context, fresh, path, why string, replace bool) (retired string, err error) {
+	if err := mayReplace(ctx, path, replace); err != nil { // a server may have been started meanwhile
+		return "", err
+	}
+	if db.IsEmpty(ctx, path) {
+		err = db.Discard(path)
+	} else {
+		retired, err = db.Retire(path, why)
+	}
+	if err != nil {
+		return "", err
+	}
+	return retired, db.Install(fresh, path)
+}
+
+func copyFile(from, to string) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	return errors.Join(err, target.Sync(), target.Close())
+}
+
+func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOptions, report *BackupReport) error {
+	problems, err := named.Integrity(ctx)
+	if err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("the backup's database is damaged: %s", problems[0])
+	}
+	// Two passes: the backup is known to be good before the first byte of the target changes.
+	backup := New(Config{DB: named, Blobs: from})
+	var bad atomic.Int64
+	var first atomic.Pointer[string]
+	_, err = backup.Check(ctx, CheckOptions{ReadData: true, Found: func(f Finding) {
+		if f.Known || f.Kind == "file" || f.Kind == "reference" {
+			return
+		}
+		text := fmt.Sprintf("%s %s: %s", f.Kind, f.Digest, f.Detail)
+		first.CompareAndSwap(nil, &text)
+		bad.Add(1)
+	}})
+	if err != nil {
+		return err
+	}
+	if n := bad.Load(); n > 0 {
+		return fmt.Errorf("the backup is damaged, nothing was replaced: %d findings, the first: %s", n, *first.Load())
+	}
+	to, err := blobs.OpenDir(ctx, opt.Blobs, blobs.DirOptions{AllowNetwork: opt.AllowNetwork})
+	if err != nil {
+		return err
+	}
+	t := transfer{from: backup, to: to, named: named, verify: true, report: report, progress: opt.Progress}
+	if err := t.all(ctx); err != nil {
+		return err
+	}
+	return named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
+}

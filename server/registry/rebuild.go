@@ -1,0 +1,242 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// RebuildOptions say what is rebuilt.
+type RebuildOptions struct {
+	DB, Blobs    string // paths
+	Schema       string // the text of schema.sql
+	AllowNetwork bool
+	Replace      bool // a damaged database is there, and is moved out of the way
+	ReadData     bool // read every blob; otherwise each is read when it is first pulled
+	Log          *slog.Logger
+}
+
+// RebuildReport counts what was found.
+type RebuildReport struct {
+	Took      time.Duration `json:"tookNanoseconds"`
+	Blobs     int64         `json:"blobs"`
+	Damaged   int64         `json:"damaged"` // files that do not have their digest
+	Manifests int64         `json:"manifests"`
+	Tags      int64         `json:"tags"`
+	LostTags  int64         `json:"lostTags"` // whose manifest is not in the journal
+	Broken    int64         `json:"broken"`   // lines of the journal that cannot be read
+}
+
+// Rebuild makes a database from a blob directory: the blobs from the files, repositories, manifests and tags from the
+// journal beside them. What was pushed in the last seconds before the database was lost may not be in the journal. The
+// database is put in its place when it is complete; one that was there is kept under the name that retired returns. No
+// server may run on it.
+func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, retired string, err error) {
+	start := time.Now()
+	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
+		return report, "", err
+	}
+	store, err := blobs.OpenDir(ctx, opt.Blobs, blobs.DirOptions{AllowNetwork: opt.AllowNetwork})
+	if err != nil {
+		return report, "", err
+	}
+	fresh := opt.DB + ".rebuilding"
+	if err := db.Discard(fresh); err != nil {
+		return report, "", err
+	}
+	database, err := db.Open(ctx, db.Options{Path: fresh, Schema: opt.Schema, Log: opt.Log})
+	if err != nil {
+		return report, "", err
+	}
+	b := rebuilder{r: New(Config{DB: database, Blobs: store, Log: opt.Log}), opt: opt, report: &report}
+	err = b.blobs(ctx)
+	if err == nil {
+		err = b.journal(ctx)
+	}
+	if err = errors.Join(err, database.Close()); err != nil {
+		return report, "", errors.Join(err, db.Discard(fresh))
+	}
+	report.Took = time.Since(start)
+	retired, err = install(ctx, fresh, opt.DB, "before-rebuild", opt.Replace)
+	return report, retired, err
+}
+
+type rebuilder struct {
+	r      *Registry
+	opt    RebuildOptions
+	report *RebuildReport
+}
+
+const rebuildBatch = 500
+
+// blobs makes a row of every file. Of two files with the same digest the newer one counts.
+func (b *rebuilder) blobs(ctx context.Context) error {
+	type found struct {
+		blob    db.NewBlob
+		changed time.Time
+	}
+	shard, list := "", map[digest.Digest]found{}
+	flush := func() error {
+		err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error {
+			for _, f := range list {
+				if _, _, err := tx.PutBlob(f.blob); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		b.report.Blobs += int64(len(list))
+		clear(list)
+		return err
+	}
+	err := b.r.blobs.Names(ctx, "", func(name blobs.Name, info blobs.Info) error {
+		// Files of one digest come together, within the first two digits of the hash.
+		if s := name.Digest.String()[:len("sha256:00")]; s != shard {
+			shard = s
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		n := db.NewBlob{Digest: name.Digest, Size: info.Size, Generation: name.Generation}
+		if b.opt.ReadData {
+			if _, err := b.r.hashFile(ctx, name, info.Size, nil); errors.Is(err, ErrDamaged) {
+				b.report.Damaged++
+				return nil
+			} else if err != nil {
+				return err
+			}
+			n.Stamp = info.Stamp
+		}
+		if other, ok := list[name.Digest]; !ok || info.Changed.After(other.changed) {
+			list[name.Digest] = found{n, info.Changed}
+		}
+		return nil
+	})
+	return errors.Join(err, flush())
+}
+
+// journalKey is what a line is about.
+type journalKey struct {
+	repo   RepoName
+	tag    Tag
+	digest digest.Digest // of a manifest
+}
+
+func (l journalLine) key() journalKey {
+	if l.Tag != "" {
+		return journalKey{repo: l.Repository, tag: l.Tag}
+	}
+	return journalKey{repo: l.Repository, digest: l.Digest}
+}
+
+// journal reads the journal twice: which line about each thing is the last, and then what these say.
+func (b *rebuilder) journal(ctx context.Context) error {
+	last := map[journalKey]int64{}
+	broken, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
+		last[l.key()] = max(last[l.key()], l.ID)
+		return nil
+	})
+	if errors.Is(err, blobs.ErrNotFound) {
+		return fmt.Errorf("there is no journal beside the blobs: repositories, manifests and tags cannot be rebuilt: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	b.report.Broken = int64(broken)
+	for _, tags := range []bool{false, true} { // a tag needs its manifest
+		var batch []journalLine
+		flush := func() error {
+			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(tx, batch) })
+			batch = batch[:0]
+			return err
+		}
+		_, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
+			if (l.Tag != "") != tags || last[l.key()] != l.ID {
+				return nil
+			}
+			last[l.key()] = -1 // the line may be there twice
+			if batch = append(batch, l); len(batch) < rebuildBatch {
+				return nil
+			}
+			return flush()
+		})
+		if err = errors.Join(err, flush()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *rebuilder) apply(tx *db.Tx, lines []journalLine) error {
+	for _, l := range lines {
+		var err error
+		switch {
+		case l.Tag != "":
+			err = b.tag(tx, l)
+		case !l.Deleted:
+			err = b.manifest(tx, l)
+		}
+		if err != nil {
+			return fmt.Errorf("change %d of %s: %w", l.ID, l.Repository, err)
+		}
+	}
+	return nil
+}
+
+func (b *rebuilder) tag(tx *db.Tx, l journalLine) error {
+	if l.Digest == "" {
+		return nil
+	}
+	if _, err := ParseTag(string(l.Tag)); err != nil {
+		b.report.Broken++
+		return nil
+	}
+	m, err := tx.StatManifest(l.Repository, l.Digest)
+	if errors.Is(err, db.ErrNotFound) {
+		b.report.LostTags++
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.report.Tags++
+	return tx.SetTag(m.RepositoryID, l.Tag, m.ID)
+}
+
+func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
+	doc, err := parseManifest(l.MediaType, l.Content)
+	if err != nil || l.Digest.Validate() != nil || l.Digest.Algorithm().FromBytes(l.Content) != l.Digest {
+		b.report.Broken++
+		return nil
+	}
+	repositoryID, err := tx.MakeRepository(l.Repository)
+	if err != nil {
+		return err
+	}
+	for _, ref := range append(append([]reference{}, doc.blobs...), doc.children...) {
+		stored, err := tx.StoredBlob(ref.digest)
+		if errors.Is(err, db.ErrNotFound) {
+			continue // the manifest misses it
+		}
+		if err == nil && stored.Size != ref.size {
+			err = tx.MarkDamaged(ref.digest, stored.Generation)
+		}
+		if err == nil {
+			err = tx.LinkBlob(repositoryID, stored.ID, ref.digest)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	m := db.Manifest{RepositoryID: repositoryID, Digest: l.Digest, MediaType: l.MediaType, Size: int64(len(l.Content)), Content: l.Content}
+	_, err = storeManifest(tx, m, doc, SparseAll)
+	b.report.Manifests++
+	return err
+}
