@@ -134,6 +134,8 @@ func (s sketch) collector(r *rig) collector {
 			run("BEGIN IMMEDIATE")
 		}
 		run(
+			`DELETE FROM deleted_manifest_blobs`, // nothing can be undone
+			`DELETE FROM deleted_manifests`,
 			`DELETE FROM tags WHERE manifest_id IN dead`,
 			`DELETE FROM referrers WHERE manifest_id IN dead`,
 			`DELETE FROM manifest_children WHERE manifest_id IN dead OR child_id IN dead`,

@@ -249,6 +249,9 @@ func (r *rig) run(duration time.Duration, start func() (end func()), collect col
 	}
 	end()
 	r.checkDisk(list)
+	if out, err := exec.Command(r.binary, "check", "--db", r.database(), "--read-data").CombinedOutput(); err != nil {
+		r.fail("registry check: %v: %s", err, out)
+	}
 }
 
 func (r *rig) collect(collect collector) {
