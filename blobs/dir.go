@@ -181,10 +181,7 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) (sta
 		return 0, err
 	}
 	info, err := d.publish(from, to, size)
-	if err != nil {
-		return 0, translate(err)
-	}
-	return fileInfo(info).Stamp, nil
+	return info.Stamp, translate(err)
 }
 
 // publish is the durable write, and the only one. Its system calls are
@@ -199,55 +196,51 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) (sta
 //
 // and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
 // the pages it could not write, and a second sync would succeed without them. The file goes.
-func (d *Dir) publish(from, to string, size int64) (fs.FileInfo, error) {
+func (d *Dir) publish(from, to string, size int64) (Info, error) {
 	shard := filepath.Dir(to)
 	if err := d.made.ensure(shard); err != nil {
-		return nil, err
+		return Info{}, err
 	}
 	info, err := syncFile(from, size)
 	if err != nil {
 		os.Remove(from)
-		return nil, err
+		return Info{}, err
 	}
 	if err := moveNew(from, to); err != nil {
-		return nil, err
+		return Info{}, err
 	}
 	if err := syncDir(shard); err != nil {
 		os.Remove(to)
-		return nil, err
+		return Info{}, err
 	}
 	return info, nil
 }
 
-func syncFile(path string, size int64) (fs.FileInfo, error) {
+func syncFile(path string, size int64) (Info, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, err
+		return Info{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	info, err := statFile(f)
 	if err != nil {
-		return nil, err
+		return Info{}, err
 	}
-	if info.Size() != size {
-		return nil, fmt.Errorf("%s has %d bytes, %d were received", path, info.Size(), size)
+	if info.Size != size {
+		return Info{}, fmt.Errorf("%s has %d bytes, %d were received", path, info.Size, size)
 	}
 	return info, f.Sync()
 }
 
-// fileInfo is what Info says of a file.
-func fileInfo(info fs.FileInfo) Info {
-	inode, changed := identity(info)
-	if m := info.ModTime(); m.After(changed) {
-		changed = m
-	}
+// stamp makes an Info.Stamp of what the system knows of a file.
+func stamp(parts ...uint64) int64 {
 	h := fnv.New64a()
-	var b [24]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(info.Size()))
-	binary.LittleEndian.PutUint64(b[8:], uint64(info.ModTime().UnixNano()))
-	binary.LittleEndian.PutUint64(b[16:], inode)
-	h.Write(b[:])
-	return Info{Size: info.Size(), Changed: changed, Stamp: int64(max(h.Sum64(), 1))}
+	var b [8]byte
+	for _, p := range parts {
+		binary.LittleEndian.PutUint64(b[:], p)
+		h.Write(b[:])
+	}
+	return int64(max(h.Sum64(), 1))
 }
 
 // moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the
@@ -307,11 +300,11 @@ func (d *Dir) Open(ctx context.Context, name Name) (File, Info, error) {
 	if err != nil {
 		return nil, Info{}, translate(err)
 	}
-	info, err := f.Stat()
+	info, err := statFile(f)
 	if err != nil {
 		return nil, Info{}, errors.Join(translate(err), f.Close())
 	}
-	return f, fileInfo(info), nil
+	return f, info, nil
 }
 
 // Stat implements Store.
@@ -320,11 +313,8 @@ func (d *Dir) Stat(ctx context.Context, name Name) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return Info{}, translate(err)
-	}
-	return fileInfo(info), nil
+	info, err := statPath(path)
+	return info, translate(err)
 }
 
 // Remove implements Store.
@@ -355,13 +345,14 @@ func (d *Dir) Names(ctx context.Context, from digest.Digest, fn func(Name, Info)
 			if shard < first {
 				continue
 			}
-			err := each(ctx, filepath.Join(d.root, shard), func(e fs.DirEntry) error {
+			dir := filepath.Join(d.root, shard)
+			err := each(ctx, dir, func(e fs.DirEntry) error {
 				hash, generation, _ := strings.Cut(e.Name(), ".")
 				name := Name{Digest: digest.NewDigestFromEncoded(alg, hash), Generation: generation}
 				if name.Digest.Validate() != nil || !isID(generation) || shardOf(name.Digest) != shard {
 					return nil
 				}
-				return withInfo(e, func(info Info) error { return fn(name, info) })
+				return withInfo(dir, e, func(info Info) error { return fn(name, info) })
 			})
 			if err != nil {
 				return err
@@ -376,11 +367,12 @@ func shardOf(d digest.Digest) string { return filepath.Join(d.Algorithm().String
 
 // Staged implements Store.
 func (d *Dir) Staged(ctx context.Context, fn func(id string, info Info) error) error {
-	return each(ctx, filepath.Join(d.root, stagedDir), func(e fs.DirEntry) error {
+	dir := filepath.Join(d.root, stagedDir)
+	return each(ctx, dir, func(e fs.DirEntry) error {
 		if !isID(e.Name()) {
 			return nil
 		}
-		return withInfo(e, func(info Info) error { return fn(e.Name(), info) })
+		return withInfo(dir, e, func(info Info) error { return fn(e.Name(), info) })
 	})
 }
 
@@ -416,15 +408,18 @@ func each(ctx context.Context, path string, fn func(fs.DirEntry) error) error {
 }
 
 // withInfo calls fn unless the file is gone since its directory was read.
-func withInfo(e fs.DirEntry, fn func(Info) error) error {
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+func withInfo(dir string, e fs.DirEntry, fn func(Info) error) error {
+	if !e.Type().IsRegular() {
+		return nil
+	}
+	info, err := statPath(filepath.Join(dir, e.Name()))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return translate(err)
 	}
-	return fn(fileInfo(info))
+	return fn(info)
 }
 
 // Check implements Store.

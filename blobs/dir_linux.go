@@ -3,7 +3,6 @@ package blobs
 import (
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,13 +24,24 @@ func startWriteBack(f *os.File, offset, length, window int64) error {
 	return err
 }
 
-// identity is the number of a file, which another file in its place does not have, and when the system last changed
-// anything about it, its name included.
-func identity(info fs.FileInfo) (inode uint64, changed time.Time) {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Ino, time.Unix(int64(s.Ctim.Sec), int64(s.Ctim.Nsec))
+// statFile and statPath return what the system knows of a file. Its number alone does not tell it from another one in
+// its place, because a number is given again as soon as it is free: the time at which the file was made does.
+func statFile(f *os.File) (Info, error) { return statx(int(f.Fd()), "", f.Name()) }
+
+func statPath(path string) (Info, error) { return statx(unix.AT_FDCWD, path, path) }
+
+func statx(dir int, path, name string) (Info, error) {
+	var s unix.Statx_t
+	const mask = unix.STATX_SIZE | unix.STATX_MTIME | unix.STATX_CTIME | unix.STATX_INO | unix.STATX_BTIME
+	if err := unix.Statx(dir, path, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, mask, &s); err != nil {
+		return Info{}, &fs.PathError{Op: "statx", Path: name, Err: err}
 	}
-	return 0, time.Time{}
+	changed := time.Unix(s.Mtime.Sec, int64(s.Mtime.Nsec))
+	if c := time.Unix(s.Ctime.Sec, int64(s.Ctime.Nsec)); c.After(changed) {
+		changed = c
+	}
+	return Info{Size: int64(s.Size), Changed: changed, Stamp: stamp(s.Size, uint64(s.Mtime.Sec), uint64(s.Mtime.Nsec),
+		s.Ino, uint64(s.Btime.Sec), uint64(s.Btime.Nsec))}, nil
 }
 
 // networkFS are the file systems that are somewhere else, by the number statfs(2) has for them.

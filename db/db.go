@@ -112,6 +112,9 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if err := prepare(ctx, d, w, opt.Schema); err != nil {
 		return nil, err
 	}
+	if err := w.exec("PRAGMA busy_timeout = 0"); err != nil { // from here on the writer waits in its own way
+		return nil, err
+	}
 	for range readers {
 		r, err := d.connect(ctx, readerPragmas)
 		if err != nil {

@@ -35,10 +35,11 @@ type writer struct {
 	closing chan struct{}
 	closed  chan struct{}
 	full    bool // PRAGMA synchronous is FULL on the connection
+	turn    *turn
 }
 
 func newWriter(d *DB, c *conn) *writer {
-	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true}
+	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true, turn: openTurn(d.path + "-turn")}
 	go w.run()
 	return w
 }
@@ -78,6 +79,7 @@ func (w *writer) do(ctx context.Context, fn func(*Tx) error, durable bool) error
 func (w *writer) run() {
 	defer close(w.closed)
 	defer w.conn.close()
+	defer w.turn.close()
 	var next *write // begins the next group: it did not fit into the last one
 	for {
 		if next == nil {
@@ -148,7 +150,22 @@ func (w *writer) begin(durable bool) error {
 		}
 		w.full = durable
 	}
-	return w.conn.exec("BEGIN IMMEDIATE")
+	return w.lock()
+}
+
+// lock begins a write transaction, which another process may be in the middle of. A server that commits one group after
+// the other leaves the lock free for microseconds only, so whoever asked for it from time to time would hardly ever get
+// it. Therefore writers queue: who has the turn asks again and again, and the others wait until he has got the lock.
+func (w *writer) lock() error {
+	const pause = 200 * time.Microsecond
+	release := w.turn.take()
+	defer release()
+	for deadline := time.Now().Add(busyTimeout); ; time.Sleep(pause) {
+		err := w.conn.exec("BEGIN IMMEDIATE")
+		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // commit ends the transaction. If it fails nothing of the group remains, as far as the disk lets us know.

@@ -228,21 +228,29 @@ func TestCollectHonoursTheUndoWindow(t *testing.T) {
 	}
 }
 
-func TestCollectFilesAndUploads(t *testing.T) {
-	f := newFixture(t, noUndo)
-	f.put("a", "v1", image(f.blob("a", "config")))
-	orphan := blobs.Name{Digest: digest.FromString("orphan"), Generation: strings.Repeat("7", 32)}
-	stage, err := f.store.Stage(t.Context(), orphan.Generation, 0)
+// orphan stores a file without a row.
+func (f *fixture) orphan(content string) blobs.Name {
+	f.t.Helper()
+	ctx := context.Background()
+	name := blobs.Name{Digest: digest.FromString(content), Generation: strings.Repeat("7", 32)}
+	stage, err := f.store.Stage(ctx, name.Generation, 0)
 	if err == nil {
-		_, err = stage.Write([]byte("orphan"))
+		_, err = stage.Write([]byte(content))
 		err = errors.Join(err, stage.Close())
 	}
 	if err == nil {
-		_, err = f.store.Commit(t.Context(), orphan.Generation, orphan, 6)
+		_, err = f.store.Commit(ctx, name.Generation, name, int64(len(content)))
 	}
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
+	return name
+}
+
+func TestCollectFilesAndUploads(t *testing.T) {
+	f := newFixture(t, noUndo)
+	f.put("a", "v1", image(f.blob("a", "config")))
+	orphan := f.orphan("orphan")
 	if r := f.collect(thorough); r.Files != 0 {
 		t.Errorf("a file that may be waiting for its row went: %+v", r)
 	}

@@ -106,23 +106,52 @@ var (
 	ErrLostBlobs    = errors.New("the blob directory has none of the blobs that the database names: is it the right directory? If the blobs are lost, restore them, or move the database away to start anew")
 )
 
+// pairedNote is set in a database once it has been served with its blobs.
+const pairedNote = "paired"
+
 // CheckPair guards against serving a database beside blobs that are not its own. From a new database beside the blobs of
 // a lost one every pull would fail, and a collection would remove everything; beside an empty or a wrong directory
 // clients would be told that blobs are there and would not push them again. It returns ErrLostDatabase or ErrLostBlobs
 // then. One blob that is found is enough: single lost files are not for the start to find.
 func (r *Registry) CheckPair(ctx context.Context) error {
+	const tries = 3 // pushes may replace the files of a small registry while they are looked for
+	for try := 1; ; try++ {
+		err := r.checkPair(ctx)
+		if try == tries || !errors.Is(err, ErrLostBlobs) {
+			return err
+		}
+	}
+}
+
+func (r *Registry) checkPair(ctx context.Context) error {
 	const sample = 20
 	var some []db.StoredBlob
+	paired := ""
 	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
-		some, err = tx.StoredBlobs(0, sample)
+		if some, err = tx.StoredBlobs(0, sample); err == nil {
+			paired, err = tx.Note(pairedNote)
+		}
 		return err
 	})
 	if err != nil {
 		return AsError(err)
 	}
-	if len(some) == 0 {
-		return r.blobs.Names(ctx, "", func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
+	if len(some) > 0 {
+		err = r.findOne(ctx, some)
+	} else if paired == "" {
+		// Later a file without a row is a push under way, or what a crash left of one.
+		err = r.blobs.Names(ctx, "", func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
 	}
+	if err != nil || paired != "" {
+		return err
+	}
+	if err := r.db.Update(ctx, func(tx *db.Tx) error { return tx.SetNote(pairedNote, "yes") }); err != nil {
+		return AsError(err)
+	}
+	return nil
+}
+
+func (r *Registry) findOne(ctx context.Context, some []db.StoredBlob) error {
 	for _, b := range some {
 		_, err := r.blobs.Stat(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation})
 		if err == nil {

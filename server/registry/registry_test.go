@@ -827,6 +827,17 @@ func TestDatabaseAndBlobsBelongTogether(t *testing.T) {
 	if err := f.CheckPair(t.Context()); err != nil {
 		t.Error(err)
 	}
+	// Once they have been served together, files without rows are those of a crash.
+	f.pass(100 * time.Hour)
+	if err := f.store.Remove(t.Context(), blobs.Name{Digest: digest.FromString("content"), Generation: f.row(digest.FromString("content"))}); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(thorough)
+	f.orphan("orphan")
+	if err := f.CheckPair(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.blob("a", "content")
 	lost := registry.New(registry.Config{DB: dbtest.Open(t), Blobs: f.store})
 	if err := lost.CheckPair(t.Context()); !errors.Is(err, registry.ErrLostDatabase) {
 		t.Error(err)
