@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,10 +56,18 @@ func (d *disk) mount(kind string) ([]byte, error) {
 	return exec.Command("mount", "-t", kind, "-o", mountOptions[kind], d.image, d.at).CombinedOutput()
 }
 
-// unmount also frees the loop device, which mount made for this one use.
+// unmount also frees the loop device, which mount made for this one use. A process that another test is just starting
+// has our open files for a moment, so it tries for a while.
 func (d *disk) unmount() {
 	d.t.Helper()
-	if out, err := exec.Command("umount", d.at).CombinedOutput(); err != nil {
+	var out []byte
+	err := errors.New("not tried")
+	for end := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(end); {
+		if out, err = exec.Command("umount", d.at).CombinedOutput(); err != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if err != nil {
 		d.t.Fatalf("umount: %v %s", err, out)
 	}
 }

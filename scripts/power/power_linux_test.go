@@ -19,10 +19,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +37,27 @@ const (
 	maxClients  = 8
 	perRegistry = 5 // cycles, before a registry that is new: its directories are made, and its database
 )
+
+// TestMain runs the tests in a process with namespaces of its own. What they mount is seen by nobody else, who might
+// keep it from being unmounted, and whatever way they end their mounts and servers end with them.
+func TestMain(m *testing.M) {
+	const inside = "POWER_INSIDE"
+	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	runtime.LockOSThread() // Pdeathsig is about the thread
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+	}
+	if err := cmd.Start(); err != nil {
+		os.Exit(m.Run()) // which skips, since it may not mount either
+	}
+	cmd.Wait()
+	os.Exit(cmd.ProcessState.ExitCode())
+}
 
 func TestAcknowledgedSurvivesPowerCut(t *testing.T) {
 	cycles := 15
@@ -69,6 +92,9 @@ func build(t *testing.T, flags ...string) (binary string) {
 	return binary
 }
 
+// kinds are those of acknowledgements.
+var kinds = []string{"blob", "mount", "manifest", "no blob", "no tag", "no manifest"}
+
 // rig remembers what servers, one after the other over the same data, have acknowledged.
 type rig struct {
 	t            *testing.T
@@ -76,10 +102,11 @@ type rig struct {
 	disks        [2]*disk
 	db, blobs    string // of the registry in use
 
-	off   atomic.Bool   // the power is cut: from now on a server may refuse what it is asked
-	acked chan struct{} // gets an acknowledgement when somebody waits for one
+	off   atomic.Bool // the power goes: from now on a server may refuse what it is asked
+	acked chan string // gets what has been acknowledged when somebody waits for it
 
 	mu           sync.Mutex
+	server       *os.Process
 	known        map[string]string   // path, and the digest of what it answers with; "" says that it is not there
 	unsure       []map[string]string // changes of known that were asked for and not answered: each happened whole or not at all
 	lost         []string            // what is not as it was acknowledged
@@ -88,7 +115,7 @@ type rig struct {
 }
 
 func newRig(t *testing.T, kind, binary string) *rig {
-	return &rig{t: t, kind: kind, binary: binary, disks: [2]*disk{newDisk(t, kind), newDisk(t, kind)}, acked: make(chan struct{})}
+	return &rig{t: t, kind: kind, binary: binary, disks: [2]*disk{newDisk(t, kind), newDisk(t, kind)}, acked: make(chan string)}
 }
 
 // run runs cycles until something was lost, and returns how many.
@@ -133,14 +160,17 @@ func (r *rig) cycle() {
 	}
 	var wg sync.WaitGroup
 	if err == nil {
-		for c := range 1 + rand.IntN(maxClients) {
+		clients := maxClients
+		if rand.IntN(2) == 0 {
+			clients = 1 // whose acknowledgements nobody else's flush comes to the rescue of
+		}
+		for c := range clients {
 			wg.Go(func() { r.client(ctx, url, c) })
 		}
 	}
 	if err := <-dark; err != nil {
 		r.t.Fatal(err)
 	}
-	time.Sleep(10 * time.Millisecond) // for answers that the server has no right to give any more
 	kill()
 	cancel()
 	wg.Wait()
@@ -158,17 +188,31 @@ func (r *rig) cycle() {
 	r.checkRows()
 }
 
-// cutSoon cuts the power of both disks at a random moment. Half of the time it is just after an acknowledgement, when
-// nothing else has been flushed yet that might have taken along what the server has forgotten.
+// cutSoon cuts the power of both disks at a random moment. Most of the time it waits for an acknowledgement of some kind
+// and is quick then, before anything else is flushed that takes along what the server has forgotten.
 func (r *rig) cutSoon() error {
 	time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
-	if rand.IntN(2) == 0 {
-		select {
-		case <-r.acked:
-		case <-time.After(time.Second):
+	if i := rand.IntN(len(kinds) * 3 / 2); i < len(kinds) {
+		for tooLong := time.After(time.Second); ; {
+			select {
+			case kind := <-r.acked:
+				if kind != kinds[i] {
+					continue
+				}
+			case <-tooLong:
+			}
+			break
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.off.Store(true)
+	// Without power nothing runs. The kernel tells some flushes which are under way that they have succeeded, and with one
+	// disk already off the server would act on that on the other.
+	if r.server != nil {
+		r.server.Signal(syscall.SIGSTOP)
+		defer r.server.Kill()
+	}
 	return errors.Join(r.disks[0].cut(), r.disks[1].cut())
 }
 
@@ -176,9 +220,12 @@ func (r *rig) cutSoon() error {
 func (r *rig) start() (url string, kill func(), err error) {
 	cmd := exec.Command(r.binary, "serve", "--db", r.db, "--blobs", r.blobs, "--addr", "127.0.0.1:0", "--log-format", "json")
 	stderr, err := cmd.StderrPipe()
+	r.mu.Lock()
 	if err == nil {
 		err = cmd.Start()
 	}
+	r.server = cmd.Process
+	r.mu.Unlock()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -236,7 +283,7 @@ func (r *rig) image(url string, c, i int) error {
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, v1.MediaTypeImageManifest, descriptors[0], strings.Join(descriptors, ","))
 	d := digest.FromString(manifest).String()
 	tag, byDigest := fmt.Sprintf("%s/manifests/t%d", repo, i%3), repo+"/manifests/"+d
-	err := r.do(map[string]string{tag: d, byDigest: d}, func() error {
+	err := r.do("manifest", map[string]string{tag: d, byDigest: d}, func() error {
 		_, err := send("PUT", url+tag, manifest, 201, "Content-Type", v1.MediaTypeImageManifest)
 		return err
 	})
@@ -248,25 +295,25 @@ func (r *rig) image(url string, c, i int) error {
 	case 0:
 		return r.pushBlob(url, repo, layer, rand.IntN(2) == 0) // once more: a new file takes the place of the first
 	case 1, 2:
-		err := r.do(map[string]string{other + "/blobs/" + blob: blob}, func() error {
+		err := r.do("mount", map[string]string{other + "/blobs/" + blob: blob}, func() error {
 			_, err := send("POST", url+other+"/blobs/uploads/?mount="+blob+"&from="+strings.TrimPrefix(repo, "/v2/"), "", 201)
 			return err
 		})
 		if err != nil || rand.IntN(2) == 0 {
 			return err
 		}
-		return r.remove(url, other+"/blobs/"+blob)
+		return r.remove("no blob", url, other+"/blobs/"+blob)
 	case 3:
-		return r.remove(url, tag)
+		return r.remove("no tag", url, tag)
 	case 4:
-		return r.remove(url, byDigest, tag)
+		return r.remove("no manifest", url, byDigest, tag)
 	}
 	return nil
 }
 
 func (r *rig) pushBlob(url, repo string, content []byte, inOne bool) error {
 	d := digest.FromBytes(content).String()
-	return r.do(map[string]string{repo + "/blobs/" + d: d}, func() error {
+	return r.do("blob", map[string]string{repo + "/blobs/" + d: d}, func() error {
 		if inOne {
 			_, err := send("POST", url+repo+"/blobs/uploads/?digest="+d, string(content), 201)
 			return err
@@ -285,19 +332,19 @@ func (r *rig) pushBlob(url, repo string, content []byte, inOne bool) error {
 }
 
 // remove deletes what has the first of the paths, and with it all the others.
-func (r *rig) remove(url string, paths ...string) error {
+func (r *rig) remove(kind, url string, paths ...string) error {
 	changes := map[string]string{}
 	for _, path := range paths {
 		changes[path] = ""
 	}
-	return r.do(changes, func() error {
+	return r.do(kind, changes, func() error {
 		_, err := send("DELETE", url+paths[0], "", 202)
 		return err
 	})
 }
 
 // do has op make changes, which count as soon as it returns nil.
-func (r *rig) do(changes map[string]string, op func() error) error {
+func (r *rig) do(kind string, changes map[string]string, op func() error) error {
 	r.mu.Lock()
 	for path := range changes {
 		r.known[path] += "" // it was not there if nobody has said so before
@@ -315,7 +362,7 @@ func (r *rig) do(changes map[string]string, op func() error) error {
 	}
 	r.acknowledged++
 	select {
-	case r.acked <- struct{}{}:
+	case r.acked <- kind:
 	default:
 	}
 	return nil
