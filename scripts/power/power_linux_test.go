@@ -30,6 +30,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite"
 )
 
@@ -42,6 +43,11 @@ const (
 // keep it from being unmounted, and whatever way they end their mounts and servers end with them.
 func TestMain(m *testing.M) {
 	const inside = "POWER_INSIDE"
+	if os.Getenv(inside) != "" {
+		if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil { // of the processes in here
+			panic(err)
+		}
+	}
 	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
@@ -207,13 +213,27 @@ func (r *rig) cutSoon() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.off.Store(true)
-	// Without power nothing runs. The kernel tells some flushes which are under way that they have succeeded, and with one
-	// disk already off the server would act on that on the other.
 	if r.server != nil {
-		r.server.Signal(syscall.SIGSTOP)
+		freeze(r.server)
 		defer r.server.Kill()
 	}
 	return errors.Join(r.disks[0].cut(), r.disks[1].cut())
+}
+
+// freeze stops a process in the middle of what it does: without power nothing runs. Else it would act on what the kernel
+// says while the power goes, and that is wrong: a flush which is under way then may be told that it has succeeded. Such
+// a system call goes on, but does not come back.
+func freeze(p *os.Process) {
+	stopped := p.Signal(syscall.SIGSTOP)
+	for running := stopped == nil; running; { // it may have ended already
+		running = false
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		for _, thread := range threads {
+			stat, _ := os.ReadFile(thread)
+			_, state, _ := strings.Cut(string(stat), ") ") // after the name: R is running, S waits for anything but a disk
+			running = running || strings.HasPrefix(state, "R") || strings.HasPrefix(state, "S")
+		}
+	}
 }
 
 // start runs a server and returns when it answers. kill ends it with SIGKILL.
