@@ -252,11 +252,19 @@ func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 	return d.writer.do(ctx, fn, false)
 }
 
-// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and tries again.
-func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
-	err := d.Update(ctx, fn)
+// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and runs fn
+// again.
+func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error { return d.reclaim(ctx, fn, true) }
+
+// ReclaimRelaxed is to Relaxed what Reclaim is to Update.
+func (d *DB) ReclaimRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	return d.reclaim(ctx, fn, false)
+}
+
+func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable bool) error {
+	err := d.writer.do(ctx, fn, durable)
 	if errors.Is(err, ErrFull) && d.dropBallast() {
-		err = d.Update(ctx, fn)
+		err = d.writer.do(ctx, fn, durable)
 	}
 	return err
 }
