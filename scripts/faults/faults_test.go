@@ -190,9 +190,10 @@ func (s *server) startOnce() {
 	})
 }
 
-// writing gives every request its own connection, so that none is tried again behind our back.
 var (
-	writing = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	// writing gives every request its own connection, so that none is tried again behind our back. It keeps that to
+	// itself: a client that says Connection: close may lose the answer that comes before the end of its body.
+	writing = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: -1}, Timeout: time.Minute}
 	reading = &http.Client{Timeout: time.Minute}
 )
 
