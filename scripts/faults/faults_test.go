@@ -96,7 +96,7 @@ type server struct {
 	ended     chan struct{}
 
 	mu  sync.Mutex
-	log bytes.Buffer
+	log []string
 }
 
 // start runs a process and returns when it answers.
@@ -138,19 +138,22 @@ func (s *server) read(stderr io.Reader, urls chan<- string) {
 		if line.URL != "" {
 			urls <- line.URL
 		}
-		s.mu.Lock()
-		s.log.Write(append(lines.Bytes(), '\n'))
-		s.mu.Unlock()
+		if !strings.Contains(lines.Text(), `"level":"INFO"`) {
+			s.mu.Lock()
+			s.log = append(s.log, lines.Text())
+			s.mu.Unlock()
+		}
 	}
 	cmd.Wait()
 	close(ended)
 	close(urls)
 }
 
+// logged returns the end of what was not said at level INFO.
 func (s *server) logged() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.String()
+	return strings.Join(s.log[max(0, len(s.log)-20):], "\n")
 }
 
 // alive fails the test if the process has ended by itself.
