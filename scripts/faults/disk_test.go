@@ -75,16 +75,22 @@ func tmpfs(t *testing.T, size, inodes int) string {
 	return dir
 }
 
-// ext4 mounts a file system of this many bytes from a file, in blocks as on a large disk or smaller.
-func ext4(t *testing.T, size, block int) string {
+// ext4 makes a file system of this many bytes in a file, with more options for mkfs, and mounts it.
+func ext4(t *testing.T, image string, size int, options ...string) string {
 	t.Helper()
-	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, int64(size))); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-b", fmt.Sprint(block), image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", append(options, "-q", "-F", image)...).CombinedOutput(); err != nil {
 		t.Skipf("mkfs.ext4: %v %s", err, out)
 	}
+	return loop(t, image)
+}
+
+// loop mounts a file.
+func loop(t *testing.T, image string) string {
+	t.Helper()
+	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
 		t.Skipf("mount -o loop: %v %s", err, out)
 	}
@@ -107,14 +113,21 @@ func unmount(t *testing.T, dir string) {
 // needsMounts skips a test that cannot mount.
 func needsMounts(t *testing.T) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("only root can mount")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+	if err := canMount(t); err != nil {
 		t.Skip("nothing can be mounted here:", err)
 	}
-	unmount(t, dir)
+}
+
+func canMount(t *testing.T) error {
+	if os.Getenv(inside) == "" {
+		return errors.New("only root can, in a namespace of its own")
+	}
+	dir := t.TempDir()
+	err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k")
+	if err == nil {
+		unmount(t, dir)
+	}
+	return err
 }
 
 const mib = 1 << 20
@@ -125,8 +138,11 @@ func TestFullDisk(t *testing.T) {
 	small := func(size int) func(*testing.T) string {
 		return func(t *testing.T) string { return tmpfs(t, size, 0) }
 	}
-	loop := func(size, block int) func(*testing.T) string {
-		return func(t *testing.T) string { return ext4(t, size, block) }
+	// Blocks are as large as on a large disk, or smaller.
+	blocks := func(size, block int) func(*testing.T) string {
+		return func(t *testing.T) string {
+			return ext4(t, filepath.Join(t.TempDir(), "image"), size, "-b", fmt.Sprint(block))
+		}
 	}
 	for _, test := range []struct {
 		name   string
@@ -139,14 +155,14 @@ func TestFullDisk(t *testing.T) {
 		{"tmpfs 3 MiB", small(3 * mib), 3 * mib, true, true, false},
 		{"tmpfs 8 MiB", small(8 * mib), 8 * mib, true, true, false},
 		{"tmpfs 30 MiB", small(30 * mib), 30 * mib, true, true, false},
-		{"ext4 5 MiB", loop(5*mib, 1024), 4 * mib, true, true, false},
-		{"ext4 12 MiB", loop(12*mib, 4096), 8 * mib, true, true, false},
-		{"ext4 30 MiB", loop(30*mib, 4096), 20 * mib, true, true, false},
+		{"ext4 5 MiB", blocks(5*mib, 1024), 4 * mib, true, true, false},
+		{"ext4 12 MiB", blocks(12*mib, 4096), 8 * mib, true, true, false},
+		{"ext4 30 MiB", blocks(30*mib, 4096), 20 * mib, true, true, false},
 		{"few inodes", func(t *testing.T) string { return tmpfs(t, 30*mib, 100) }, 1 * mib, true, true, true},
 		{"tmpfs for the database", small(3 * mib), 3 * mib, true, false, false},
-		{"ext4 for the database", loop(5*mib, 4096), 4 * mib, true, false, false},
+		{"ext4 for the database", blocks(5*mib, 4096), 4 * mib, true, false, false},
 		{"tmpfs for the blobs", small(1 * mib), 1 * mib, false, true, false},
-		{"ext4 for the blobs", loop(3*mib, 1024), 2 * mib, false, true, false},
+		{"ext4 for the blobs", blocks(3*mib, 1024), 2 * mib, false, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -33,10 +33,12 @@ import (
 // binary is the server's program, built once.
 var binary string
 
+// inside is set for tests in a mount namespace of their own.
+const inside = "FAULTS_NAMESPACE"
+
 // TestMain runs the tests in a mount namespace of their own if it may: whatever they mount is gone when they end, even
 // if they are killed. The same program also starts servers whose system calls fail (see launch).
 func TestMain(m *testing.M) {
-	const inside = "FAULTS_NAMESPACE"
 	switch {
 	case os.Getenv(launching) != "":
 		launch()
