@@ -35,6 +35,7 @@ type writer struct {
 	closing chan struct{}
 	closed  chan struct{}
 	full    bool // PRAGMA synchronous is FULL on the connection
+	torn    bool // the disk may not have pages of the log that SQLite believes it has
 }
 
 func newWriter(d *DB, c *conn) *writer {
@@ -138,6 +139,16 @@ func (w *writer) group(first *write) (next *write) {
 }
 
 func (w *writer) begin(durable bool) error {
+	if w.torn {
+		// A failed sync is told once, and the kernel then forgets the pages it could not write: those of earlier relaxed
+		// transactions too. The next sync would succeed without them, and after a power cut the log would end at the
+		// first one, with whatever was acknowledged behind it. So nothing more goes behind them: they are copied into
+		// the database, from memory, and the log begins anew.
+		if err := w.checkpoint(context.Background()); err != nil {
+			return err
+		}
+		w.torn = false
+	}
 	if durable != w.full {
 		mode := "PRAGMA synchronous = NORMAL"
 		if durable {
@@ -155,6 +166,7 @@ func (w *writer) begin(durable bool) error {
 func (w *writer) commit() error {
 	err := w.conn.exec("COMMIT")
 	if err != nil {
+		w.torn = w.torn || isIOError(err)
 		// SQLite has rolled back by itself after some errors, and then has nothing to roll back.
 		w.conn.exec("ROLLBACK")
 	}
