@@ -106,7 +106,9 @@ func (w *writer) group(first *write) (next *write) {
 		if r.taken.CompareAndSwap(false, true) {
 			ran = append(ran, r)
 			if err == nil {
-				errs = append(errs, w.runOne(r.fn))
+				var result error
+				result, err = w.runOne(r.fn)
+				errs = append(errs, result)
 			}
 		}
 		if len(ran) == maxGroup {
@@ -122,8 +124,8 @@ func (w *writer) group(first *write) (next *write) {
 			r = nil
 		}
 	}
-	if err == nil {
-		err = w.commit()
+	if err = w.end(err); err != nil {
+		w.torn = w.torn || isIOError(err)
 	}
 	w.db.stats.groups.Add(1)
 	w.db.stats.transactions.Add(uint64(len(ran)))
@@ -162,26 +164,35 @@ func (w *writer) begin(durable bool) error {
 	return w.conn.exec("BEGIN IMMEDIATE")
 }
 
-// commit ends the transaction. If it fails nothing of the group remains, as far as the disk lets us know.
-func (w *writer) commit() error {
-	err := w.conn.exec("COMMIT")
+// end commits the transaction, or takes it back if it was lost. If it fails nothing of the group remains, as far as the
+// disk lets us know.
+func (w *writer) end(lost error) error {
+	err := lost
+	if err == nil {
+		err = w.conn.exec("COMMIT")
+	}
 	if err != nil {
-		w.torn = w.torn || isIOError(err)
 		// SQLite has rolled back by itself after some errors, and then has nothing to roll back.
 		w.conn.exec("ROLLBACK")
 	}
 	return err
 }
 
-// runOne runs fn within a savepoint, so that its failure takes back its own changes and no others.
-func (w *writer) runOne(fn func(*Tx) error) error {
+// runOne runs fn within a savepoint, so that its failure takes back its own changes and no others. If the disk fails, or
+// is full, SQLite takes back the whole transaction: lost says so. Whatever ran after that would not be part of it.
+func (w *writer) runOne(fn func(*Tx) error) (err, lost error) {
 	if err := w.conn.exec("SAVEPOINT one"); err != nil {
-		return err
+		return err, err
 	}
 	if err := call(fn, &Tx{conn: w.conn, Now: w.db.now()}); err != nil {
-		return errors.Join(err, w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))
+		back := errors.Join(w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))
+		if back != nil {
+			lost = errors.Join(err, back)
+		}
+		return err, lost
 	}
-	return w.conn.exec("RELEASE one")
+	err = w.conn.exec("RELEASE one")
+	return err, err
 }
 
 // call turns a panic of fn into an error: the goroutine it would end serves everybody.
