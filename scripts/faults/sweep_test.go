@@ -47,39 +47,40 @@ var sequence = []struct {
 // Each system call on the way of each operation fails, one after the other, until the operation has no more of them.
 func TestEachCallFails(t *testing.T) {
 	depth := setting(t, "FAULTS_DEPTH", 12)
-	for _, errno := range []unix.Errno{unix.EIO, unix.ENOSPC, unix.EROFS} {
-		for _, forever := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s forever %v", unix.ErrnoName(errno), forever), func(t *testing.T) {
-				t.Parallel()
-				s := serveInjected(t, memory(t))
-				failed, ran := 0, 0
-				var all book
-				for i, call := range slices.Sorted(maps.Keys(calls)) {
-					var recent book
-					for _, op := range sequence {
-						for k := 1; k <= depth; k++ {
-							ran++
-							f := fault{call: call, errno: errno, k: k, forever: forever}
-							p := &pusher{server: s, book: &book{}, repo: "a"}
-							fired := p.attempt(op.name, op.run, f)
-							recent.add(p.book)
-							if !fired {
-								break
-							}
-							failed++
+	for _, kind := range []struct {
+		errno   unix.Errno
+		forever bool
+	}{{unix.EIO, false}, {unix.ENOSPC, false}, {unix.EIO, true}, {unix.EROFS, true}} {
+		t.Run(fmt.Sprintf("%s forever %v", unix.ErrnoName(kind.errno), kind.forever), func(t *testing.T) {
+			t.Parallel()
+			s := serveInjected(t, memory(t))
+			failed, ran := 0, 0
+			var all book
+			for i, call := range slices.Sorted(maps.Keys(calls)) {
+				var recent book
+				for _, op := range sequence {
+					for k := 1; k <= depth; k++ {
+						ran++
+						f := fault{call: call, errno: kind.errno, k: k, forever: kind.forever}
+						p := &pusher{server: s, book: &book{}, repo: "a"}
+						fired := p.attempt(op.name, op.run, f)
+						recent.add(p.book)
+						if !fired {
+							break
 						}
-						s.alive()
+						failed++
 					}
-					// A killed server has not closed its database: the next one reads the log, with what was refused in it.
-					s.end([]os.Signal{syscall.SIGKILL, syscall.SIGTERM}[i%2])
-					s.start()
-					s.check(&recent, "after a restart")
-					all.add(&recent)
+					s.alive()
 				}
-				s.check(&all, "at the end")
-				t.Logf("%d of %d operations met a fault, %d things acknowledged", failed, ran, all.acknowledged())
-			})
-		}
+				// A killed server has not closed its database: the next one reads the log, with what was refused in it.
+				s.end([]os.Signal{syscall.SIGKILL, syscall.SIGTERM}[i%2])
+				s.start()
+				s.check(&recent, "after a restart")
+				all.add(&recent)
+			}
+			s.check(&all, "at the end")
+			t.Logf("%d of %d operations met a fault, %d things acknowledged", failed, ran, all.acknowledged())
+		})
 	}
 }
 
