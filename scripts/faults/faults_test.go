@@ -2,7 +2,7 @@
 
 // Package faults gives a real server full disks, read-only disks and system calls that fail, and looks at what it does:
 // it answers with a clean error, serves what it has, loses nothing that it had acknowledged, and takes pushes again
-// when the trouble ends, without a restart.
+// when the trouble ends, without a restart. What mounts disks needs root and is skipped without.
 //
 // FAULTS_DEPTH (12) bounds which call of a request fails, FAULTS_SECONDS (4) how long clients push while calls fail at
 // random.

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func TestDiskThatLosesPages(t *testing.T) {
 	if err := p.push(randomImage("before", 1000)); err != nil {
 		t.Fatal(err)
 	}
-	unix.Sync()
+	flush(t, dir)
 	f := filler{disk}
 	f.takeRest(t)
 	// Opening an upload is acknowledged without a sync: its pages are among those that are lost.
@@ -60,6 +61,18 @@ func TestDiskThatLosesPages(t *testing.T) {
 	s.start()
 	s.check(p.book, "after a power cut")
 	s.end(syscall.SIGKILL)
+}
+
+// flush writes what a file system holds back.
+func flush(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // onePageAtATime has the kernel write no more than a page at a time to the loop device that is mounted at dir: of a longer

@@ -107,7 +107,7 @@ func (p *pusher) attempt(name string, run func(*pusher, image, string) error, f 
 	if f.call == "sync_file_range" {
 		size = 20 << 20 // what is small is not written back before it is complete
 	}
-	before, fresh := randomImage("t"+rand.Text(), 1000), random(size)
+	before, fresh := randomImage("t"+rand.Text(), 1001), random(size)
 	if err := p.push(before); err != nil {
 		p.t.Fatalf("before %s: %v", what, err)
 	}
@@ -138,10 +138,11 @@ func (p *pusher) attempt(name string, run func(*pusher, image, string) error, f 
 	return len(hits) > 0
 }
 
-// mustFail says whether what was answered with success rests on the call. It does not for the removal of a file that is
-// not needed any more, and for the database itself as opposed to its log, which will be copied into it again.
+// mustFail says whether what was answered with success rests on the call. It does not on the removal of a file that is
+// not needed any more, on the database itself as opposed to its log, which will be copied into it again, and on the list
+// of uploads, which the server reads now and then of its own accord.
 func (h hit) mustFail() bool {
-	return h.call != "unlink" && (h.path == "reg.db-wal" || strings.HasPrefix(h.path, "blobs/"))
+	return h.call != "unlink" && h.path != "blobs/uploads" && (h.path == "reg.db-wal" || strings.HasPrefix(h.path, "blobs/"))
 }
 
 // checkStatus sees that a full disk, and nothing else, is said to be full. SQLite forgets why a sync failed; file systems
