@@ -273,6 +273,9 @@ func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable bool) erro
 	return err
 }
 
+// Checkpoint folds the log into the database and gives its room back. ErrBusy if a reader or a writer is in the way.
+func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx) }
+
 // checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
 // Readers in the way postpone it: the log then grows until the next try, which Stats.WALBytes shows.
 func (d *DB) checkpoints(ctx context.Context) {

@@ -170,8 +170,12 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 	if c.opt.DryRun {
 		return err
 	}
+	err = errors.Join(err, c.remember(ctx))
+	if folding := c.r.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {
+		c.r.log.Warn("the database's log was not folded in", "err", folding)
+	}
 	c.r.keepReserve()
-	return errors.Join(err, c.remember(ctx))
+	return err
 }
 
 // lastCollection is the note with the report of the last run, for metrics and people.
