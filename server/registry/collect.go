@@ -178,28 +178,47 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 	return err
 }
 
-// lastCollection is the note with the report of the last run, for metrics and people.
-const lastCollection = "collection"
+// collectionNote is the note with the report of the last run and the sums of all, for metrics and people.
+const collectionNote = "collection"
 
-func (c *collector) remember(ctx context.Context) error {
-	text, err := json.Marshal(c.report)
-	if err != nil {
-		return err
-	}
-	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.SetNote(lastCollection, string(text)) })
+// Collections is what the collectors of all processes have done.
+type Collections struct {
+	Last  CollectReport `json:"last"`
+	Runs  int64         `json:"runs"`
+	Blobs int64         `json:"blobs"`
+	Bytes int64         `json:"bytes"`
 }
 
-// LastCollection returns the report of the last collection, by whatever process. ok is false if there was none.
-func (r *Registry) LastCollection(ctx context.Context) (report CollectReport, ok bool, err error) {
-	var text string
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
-		text, err = tx.Note(lastCollection)
-		return err
+func (c *collector) remember(ctx context.Context) error {
+	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+		all, err := collections(tx)
+		if err != nil {
+			return err
+		}
+		all.Last, all.Runs, all.Blobs, all.Bytes = c.report, all.Runs+1, all.Blobs+c.report.Blobs, all.Bytes+c.report.Bytes
+		text, err := json.Marshal(all)
+		if err != nil {
+			return err
+		}
+		return tx.SetNote(collectionNote, string(text))
 	})
-	if err != nil {
-		return report, false, AsError(err)
+}
+
+func collections(tx *db.Tx) (all Collections, err error) {
+	text, err := tx.Note(collectionNote)
+	if err != nil || text == "" {
+		return all, err
 	}
-	return report, text != "" && json.Unmarshal([]byte(text), &report) == nil, nil
+	return all, json.Unmarshal([]byte(text), &all)
+}
+
+// Collections returns what collectors have done so far. Runs is 0 if none has run.
+func (r *Registry) Collections(ctx context.Context) (all Collections, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { all, err = collections(tx); return err })
+	if err != nil {
+		return all, AsError(err)
+	}
+	return all, nil
 }
 
 // view reads, unless the time is used up.
