@@ -191,6 +191,9 @@ func (d *DB) Stats() Stats {
 // Now is the clock that transactions have.
 func (d *DB) Now() time.Time { return d.now() }
 
+// Transactions counts the write transactions of this process.
+func (d *DB) Transactions() uint64 { return d.stats.transactions.Load() }
+
 // View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
 func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn

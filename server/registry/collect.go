@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -36,10 +35,13 @@ const (
 	// minOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
 	// committed its row yet.
 	minOrphanAge = time.Hour
-	// markPage is how many candidates are read at a time, and sweepBatch how many of them are removed in a transaction:
-	// other writers wait for it, a millisecond or two.
-	markPage   = 500
-	sweepBatch = 20
+	// markPage is how many candidates are read at a time.
+	markPage = 500
+	// sweepBatch is how many of them are removed in a transaction while nobody else writes, and politeBatch while
+	// somebody does: he waits for it. Then a pause follows that is politePause times as long.
+	sweepBatch  = 100
+	politeBatch = 8
+	politePause = 8
 	// flushAfter is how many files wait for the removal of their rows to become durable.
 	flushAfter = 200
 )
@@ -104,16 +106,19 @@ func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectRepo
 
 // collector is one run.
 type collector struct {
-	r      *Registry
-	x      *exclusive
-	opt    CollectOptions
-	store  blobs.Store
-	rows   *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
-	now    time.Time
-	stop   time.Time // zero: never
-	leases db.Cutoff
-	gone   []db.StoredBlob // whose rows are removed, but perhaps not durably, and whose files are not
-	report CollectReport
+	r       *Registry
+	x       *exclusive
+	opt     CollectOptions
+	store   blobs.Store
+	rows    *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
+	now     time.Time
+	stop    time.Time // zero: never
+	leases  db.Cutoff
+	busy    bool // others write, too; it shows in what follows
+	version int64
+	count   uint64
+	gone    []db.StoredBlob // whose rows are removed, but perhaps not durably, and whose files are not
+	report  CollectReport
 }
 
 func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
@@ -237,19 +242,30 @@ func (c *collector) enough() error {
 	return nil
 }
 
-// sweepPause is how much longer than a transaction the pause after it is.
-const sweepPause = 2
+// batch takes the first of a list that are to be removed in one transaction, as many as others can bear.
+func batch[T any](c *collector, list []T) (first, rest []T) {
+	n := sweepBatch
+	if c.busy {
+		n = politeBatch
+	}
+	n = min(n, len(list))
+	return list[:n], list[n:]
+}
 
-// sweep removes in one transaction, and then lets others write.
+// sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 	if err := c.enough(); err != nil {
 		return err
 	}
 	var took time.Duration
 	start := time.Now()
-	timed := func(tx *db.Tx) error {
+	var version int64
+	timed := func(tx *db.Tx) (err error) {
 		began := time.Now()
 		defer func() { took = time.Since(began) }()
+		if version, err = tx.Version(); err != nil {
+			return err
+		}
 		return fn(tx)
 	}
 	err := c.x.relaxed(ctx, timed)
@@ -262,8 +278,11 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 	if c.opt.Progress != nil {
 		c.opt.Progress(c.report)
 	}
-	if err == nil && !c.opt.DryRun {
-		time.Sleep(min(sweepPause*time.Since(start), 100*time.Millisecond))
+	count := c.r.db.Transactions()
+	c.busy = version != c.version || count > c.count+1
+	c.version, c.count = version, count
+	if err == nil && c.busy && !c.opt.DryRun {
+		time.Sleep(min(politePause*time.Since(start), 100*time.Millisecond))
 	}
 	return err
 }
@@ -415,7 +434,9 @@ func (c *collector) sweepManifests(ctx context.Context, why string, list func(*d
 		if err != nil || done {
 			return postponed, err
 		}
-		for some := range slices.Chunk(found, sweepBatch) {
+		for len(found) > 0 {
+			var some []int64
+			some, found = batch(c, found)
 			if err := c.removeManifests(ctx, why, some, garbage); err != nil {
 				return postponed, err
 			}
@@ -466,7 +487,9 @@ func (c *collector) sweepLinks(ctx context.Context) error {
 			return err
 		}
 		last = idle[len(idle)-1]
-		for some := range slices.Chunk(idle, sweepBatch) {
+		for len(idle) > 0 {
+			var some []db.Idle
+			some, idle = batch(c, idle)
 			if err := c.unlink(ctx, some); err != nil {
 				return err
 			}
@@ -525,7 +548,9 @@ func (c *collector) sweepBlobs(ctx context.Context) error {
 			return err
 		}
 		after = ids[len(ids)-1]
-		for some := range slices.Chunk(ids, sweepBatch) {
+		for len(ids) > 0 {
+			var some []int64
+			some, ids = batch(c, ids)
 			var loose []db.StoredBlob
 			err := c.sweep(ctx, func(tx *db.Tx) (err error) {
 				loose = loose[:0]
