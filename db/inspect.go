@@ -207,27 +207,40 @@ type RepositoryUsage struct {
 	Usage
 }
 
-// RepositoryUsages returns up to limit repositories with names after last. It reads every link of them.
+// RepositoryUsages returns the usage of up to limit repositories with names after last. It reads their links.
 func (tx *Tx) RepositoryUsages(last string, limit int) (list []RepositoryUsage, err error) {
-	err = tx.rows(`
-		SELECT r.name, coalesce(b.logical, 0) + coalesce(m.bytes, 0), coalesce(b.alone, 0) + coalesce(m.bytes, 0), coalesce(b.idle, 0)
-		FROM (SELECT id, name FROM repositories WHERE name > ? ORDER BY name LIMIT ?) r
-		LEFT JOIN (
-			SELECT x.repository_id AS id, sum(b.size) AS logical,
-				sum(CASE WHEN s.alone THEN b.size ELSE 0 END) AS alone,
-				sum(CASE WHEN s.alone AND NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = x.blob_id) THEN b.size ELSE 0 END) AS idle
-			FROM repository_blobs x JOIN blobs b ON b.id = x.blob_id
-			JOIN (SELECT blob_id, count(*) = 1 AS alone FROM repository_blobs GROUP BY blob_id) s ON s.blob_id = x.blob_id
-			GROUP BY x.repository_id
-		) b ON b.id = r.id
-		LEFT JOIN (SELECT repository_id AS id, sum(size) AS bytes FROM manifests GROUP BY repository_id) m ON m.id = r.id
-		ORDER BY r.name`, []any{last, limit}, func(r *sql.Rows) error {
-		var u RepositoryUsage
-		err := r.Scan(&u.Repository, &u.Logical, &u.Unique, &u.Reclaimable)
+	names, err := tx.strings(`SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?`, last, limit)
+	for _, name := range names {
+		if err != nil {
+			break
+		}
+		u := RepositoryUsage{Repository: RepoName(name)}
+		u.Usage, err = tx.RepositoryUsage(u.Repository)
 		list = append(list, u)
-		return err
-	})
+	}
 	return list, err
+}
+
+// RepositoryUsage returns the usage of a repository. ErrNotFound.
+func (tx *Tx) RepositoryUsage(repo RepoName) (u Usage, err error) {
+	id, err := tx.RepositoryID(repo)
+	if err != nil {
+		return u, err
+	}
+	var manifests int64
+	if err := tx.row(`SELECT coalesce(sum(size), 0) FROM manifests WHERE repository_id = ?`, []any{id}, &manifests); err != nil {
+		return u, err
+	}
+	err = tx.row(`
+		SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN alone THEN size ELSE 0 END), 0),
+			coalesce(sum(CASE WHEN alone AND NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = i.blob_id) THEN size ELSE 0 END), 0)
+		FROM (SELECT x.blob_id, b.size,
+			NOT EXISTS (SELECT 1 FROM repository_blobs y WHERE y.blob_id = x.blob_id AND y.repository_id <> x.repository_id) AS alone
+			FROM repository_blobs x JOIN blobs b ON b.id = x.blob_id WHERE x.repository_id = ?) i`,
+		[]any{id}, &u.Logical, &u.Unique, &u.Reclaimable)
+	u.Logical += manifests
+	u.Unique += manifests
+	return u, err
 }
 
 // TotalUsage is what all of it takes.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -128,12 +127,14 @@ func (p *Program) du(ctx context.Context, s *settings) (err error) {
 }
 
 func usages(ctx context.Context, reg *registry.Registry, what pattern) (found []registry.Usage, err error) {
+	if what.tag == "" && !what.isGlob() {
+		u, err := reg.RepositoryUsage(ctx, registry.RepoName(what.repo))
+		return []registry.Usage{u}, explain(what, err)
+	}
 	if what.tag == "" {
-		// All in one query: each reads every link.
-		items := matching(what.repo, func(at registry.Page) ([]registry.Usage, bool, error) {
-			return reg.RepositoryUsages(ctx, registry.Page{Last: at.Last, Limit: math.MaxInt32})
-		}, func(u registry.Usage) string { return string(u.Repository) })
-		for u, err := range orMissing(items, what, registry.NameUnknown) {
+		items := matching(what.repo, func(at registry.Page) ([]registry.Usage, bool, error) { return reg.RepositoryUsages(ctx, at) },
+			func(u registry.Usage) string { return string(u.Repository) })
+		for u, err := range items {
 			if err != nil {
 				return nil, explain(what, err)
 			}

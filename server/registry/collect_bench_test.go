@@ -132,6 +132,7 @@ func BenchmarkUsage(b *testing.B) {
 	f.large(1_000_000)
 	for name, ask := range map[string]func() error{
 		"repositories": func() error { _, _, err := f.RepositoryUsages(b.Context(), registry.Page{Limit: 1000}); return err },
+		"repository":   func() error { _, err := f.RepositoryUsage(b.Context(), "repo0001"); return err },
 		"total":        func() error { _, err := f.TotalUsage(b.Context()); return err },
 		"tags":         func() error { _, _, err := f.TagUsages(b.Context(), "repo0001", registry.Page{Limit: 100}); return err },
 	} {

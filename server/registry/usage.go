@@ -33,6 +33,16 @@ func (r *Registry) RepositoryUsages(ctx context.Context, p Page) (list []Usage, 
 	return list, more, unknown(err, NameUnknown, nil)
 }
 
+// RepositoryUsage returns the usage of one repository. NameUnknown.
+func (r *Registry) RepositoryUsage(ctx context.Context, repo RepoName) (u Usage, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) error {
+		found, err := tx.RepositoryUsage(repo)
+		u = usage(repo, "", found)
+		return err
+	})
+	return u, unknown(err, NameUnknown, repo)
+}
+
 // TagUsages returns the usage of the images that tags of a repository point at, with their referrers. NameUnknown.
 func (r *Registry) TagUsages(ctx context.Context, repo RepoName, p Page) (list []Usage, more bool, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
