@@ -73,8 +73,12 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	if err != nil {
 		return AsError(err)
 	}
-	t := transfer{from: r, to: to, named: named, copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
+	path := filepath.Join(dir, backupDB)
+	t := transfer{from: r, to: to, named: named, previous: r.openPrevious(ctx, path), copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
 	err = t.all(ctx)
+	if t.previous != nil {
+		err = errors.Join(err, t.previous.Close())
+	}
 	if err == nil {
 		// The copy has no journal beside it, and no maintenance under way.
 		err = named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
@@ -82,7 +86,6 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))
 	}
-	path := filepath.Join(dir, backupDB)
 	if err := db.Unused(ctx, path); err != nil {
 		return errors.Join(err, db.Discard(fresh))
 	}
@@ -92,11 +95,26 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	return t.removeOthers(ctx, path)
 }
 
+// openPrevious opens the database of the backup that is there, nil if there is none that can be read: everything in the
+// directory is read again then.
+func (r *Registry) openPrevious(ctx context.Context, path string) *db.DB {
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return nil
+	}
+	previous, err := db.Open(ctx, db.Options{Path: path, Log: r.log})
+	if err != nil {
+		r.log.Warn("the database of the backup that is there cannot be read", "err", err)
+		return nil
+	}
+	return previous
+}
+
 // transfer brings the blobs that a database names from a registry to a directory.
 type transfer struct {
 	from     *Registry
 	to       *blobs.Dir
 	named    *db.DB
+	previous *db.DB // that named what is in the directory; nil for none
 	copying  bool
 	verify   bool
 	progress func(BackupReport)
@@ -153,7 +171,7 @@ func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
 	how, err := t.bring(ctx, b, name)
 	if err == nil {
 		var info blobs.Info
-		if info, err = t.to.Stat(ctx, name); err == nil && info.Stamp != b.Stamp {
+		if info, err = t.to.Stat(ctx, name); err == nil && (info.Stamp != b.Stamp || b.Damaged) {
 			err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(b.Digest, b.Generation, info.Stamp) })
 		}
 	}
@@ -179,12 +197,17 @@ func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
 // bring sees to it that the directory has the bytes. how is the counter of the way in which they came.
 func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) (how *int64, err error) {
 	if info, err := t.to.Stat(ctx, name); err == nil && info.Size == b.Size {
+		known := false
 		if !t.verify {
-			return nil, nil
+			if known, err = t.knows(ctx, b, info); err != nil {
+				return nil, err
+			}
 		}
-		_, err := hashStored(ctx, t.to, name, b.Size, nil)
-		if err == nil {
-			return nil, nil
+		if !known {
+			_, err = hashStored(ctx, t.to, name, b.Size, nil)
+		}
+		if !errors.Is(err, ErrDamaged) { // what could not be read now may be good
+			return nil, err
 		}
 	}
 	if err := t.to.Remove(ctx, name); err != nil {
@@ -204,6 +227,20 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 		}
 		source.Generation = now.Generation
 	}
+}
+
+// knows says whether a file in the directory looks as it did when its bytes were last known to be right. It may be a
+// link to the registry's own file, so that damage in place is damage of both.
+func (t *transfer) knows(ctx context.Context, b db.StoredBlob, info blobs.Info) (known bool, err error) {
+	if b.Damaged || info.Stamp == b.Stamp || t.previous == nil {
+		return !b.Damaged && info.Stamp == b.Stamp, nil
+	}
+	var was db.StoredBlob
+	err = t.previous.View(ctx, func(tx *db.Tx) (err error) { was, err = tx.StoredBlob(b.Digest); return err })
+	if errors.Is(err, db.ErrNotFound) {
+		return false, nil
+	}
+	return was.Generation == b.Generation && was.Stamp == info.Stamp && !was.Damaged, err
 }
 
 // take links or copies one file. blobs.ErrNotFound if it is not there.

@@ -369,3 +369,51 @@ func TestJournalOfManyExporters(t *testing.T) {
 		t.Errorf("before %d lines, after %d", len(before), len(after))
 	}
 }
+
+// Damage in place of a file that a backup shares with the registry is not made good by backing up again.
+func TestBackupAgainAfterDamage(t *testing.T) {
+	for _, copied := range []bool{false, true} {
+		for _, found := range []bool{false, true} {
+			f := newFixture(t)
+			f.put("a", "v1", image(f.blob("a", "config")))
+			dir := filepath.Join(t.TempDir(), "backup")
+			backup := func() registry.BackupReport {
+				r, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: copied})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			backup()
+			if err := damages["flip"](f.path(digest.FromString("config")), ""); err != nil {
+				t.Fatal(err)
+			}
+			if found {
+				f.wantGone("a", "config")
+			}
+			r := backup()
+			b := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
+			if got, err := b.read("a", digest.FromString("config")); err == nil && got != "config" {
+				t.Errorf("copied %v, found %v: served %q", copied, found, got)
+			} else if (len(r.Damaged) == 0) != copied || copied != (err == nil) {
+				t.Errorf("copied %v, found %v: %+v, %v", copied, found, r, err)
+			}
+		}
+	}
+}
+
+// A backup with verification that is broken off takes nothing from the one that is there.
+func TestBackupBrokenOff(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config")))
+	f.blob("a", strings.Repeat("large", 8<<20))
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: true}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := f.Backup(ctx, dir, registry.BackupOptions{Copy: true, Verify: true, Progress: func(registry.BackupReport) { cancel() }}); err == nil {
+		t.Error("not broken off")
+	}
+	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
+}
