@@ -62,6 +62,9 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	if err != nil {
 		return err
 	}
+	if to.Is(r.blobs) {
+		return fmt.Errorf("%s is where the registry keeps its own blobs: a backup needs a directory of its own", dir)
+	}
 	fresh := filepath.Join(dir, backupDB+".new")
 	if err := db.Discard(fresh); err != nil {
 		return err

@@ -417,3 +417,15 @@ func TestBackupBrokenOff(t *testing.T) {
 	}
 	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
 }
+
+// A backup beside the registry's own blobs would remove what is pushed meanwhile.
+func TestBackupOntoItself(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	if _, err := f.Backup(t.Context(), filepath.Dir(f.root), registry.BackupOptions{Progress: func(registry.BackupReport) {
+		f.put("a", "v2", image(f.blob("a", "config 2")))
+	}}); err == nil {
+		t.Error("made")
+		f.pull("a", "v2", "config 2")
+	}
+}
