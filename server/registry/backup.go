@@ -47,14 +47,14 @@ type BackupReport struct {
 // or looks as it did when it last was. The new database takes its place last, so until then the old backup is good.
 func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (report BackupReport, err error) {
 	start := time.Now()
-	err = r.alone(ctx, "backup", func(ctx context.Context, _ *exclusive) error {
-		return r.backup(ctx, dir, opt, &report)
+	err = r.alone(ctx, "backup", func(ctx context.Context, x *exclusive) error {
+		return r.backup(ctx, x, dir, opt, &report)
 	})
 	report.Took = time.Since(start)
 	return report, err
 }
 
-func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, report *BackupReport) error {
+func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt BackupOptions, report *BackupReport) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -85,6 +85,9 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	if err == nil {
 		// The copy has no journal beside it, and no maintenance under way.
 		err = named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
+	}
+	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
+		err = x.update(ctx, func(*db.Tx) error { return nil })
 	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))

@@ -429,3 +429,22 @@ func TestBackupOntoItself(t *testing.T) {
 		f.pull("a", "v2", "config 2")
 	}
 }
+
+// A backup that stood still and lost the lock may have missed what a collection took: it does not replace a good one.
+func TestBackupLosesTheLock(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	dir := filepath.Join(t.TempDir(), "backup")
+	_, err := f.Backup(t.Context(), dir, registry.BackupOptions{Progress: func(registry.BackupReport) {
+		err := f.db.Update(context.Background(), func(tx *db.Tx) error {
+			_, _, err := tx.TakeLock("storage", "another", "", tx.Now.Add(time.Hour))
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}})
+	if _, statErr := os.Stat(filepath.Join(dir, "reg.db")); !errors.Is(err, registry.ErrLocked) || statErr == nil {
+		t.Error(err, statErr)
+	}
+}
