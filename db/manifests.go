@@ -114,6 +114,23 @@ func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size in
 	return size, tx.holdBlob(manifestID, blobID, repositoryID)
 }
 
+// HoldDamaged is HoldBlob for a blob of which the repository has damaged bytes: whoever needs it goes on holding it, so
+// that collection does not take it when it is healed, by whatever repository's push.
+func (tx *Tx) HoldDamaged(repositoryID, manifestID int64, d digest.Digest) error {
+	packed, err := packDigest(d)
+	if err != nil {
+		return err
+	}
+	var blobID int64
+	err = tx.row(`
+		SELECT b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
+		WHERE b.digest = ? AND b.damaged_at <> 0`, []any{repositoryID, packed}, &blobID)
+	if err != nil {
+		return err
+	}
+	return tx.holdBlob(manifestID, blobID, repositoryID)
+}
+
 // HoldChild records that an index needs another manifest of its repository. ErrNotFound as for HoldBlob.
 func (tx *Tx) HoldChild(repositoryID, manifestID int64, d digest.Digest) (size int64, err error) {
 	packed, err := packDigest(d)

@@ -366,3 +366,45 @@ func TestCollectAsksAgain(t *testing.T) {
 	f.collect(opt)
 	f.wantThere("a", "100", "config")
 }
+
+// An image that is brought back, copied or pushed sparse while a blob of it is damaged holds the blob all the same: when
+// somebody else heals it, it stays.
+func TestCollectKeepsWhatWasDamaged(t *testing.T) {
+	for name, bring := range map[string]func(f *fixture, m v1.Descriptor) (registry.RepoName, error){
+		"undelete": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			err := f.DeleteManifest(t.Context(), "a", m.Digest)
+			if err == nil {
+				_, err = f.Undelete(t.Context(), "a", m.Digest)
+			}
+			return "a", err
+		},
+		"copy": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			_, err := f.Copy(t.Context(), "a", tag("v1"), "b", []registry.Tag{"v1"}, true)
+			return "b", err
+		},
+		"sparse": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			err := f.DeleteManifest(t.Context(), "a", m.Digest)
+			f.Registry = registry.New(registry.Config{DB: f.db, Blobs: f.store, Sparse: registry.SparseAll})
+			f.put("a", "v1", image(v1.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromString("config"), Size: 6},
+				v1.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromString("layer"), Size: 5}))
+			return "a", err
+		},
+	} {
+		f := newFixture(t)
+		layer := f.blob("a", "layer")
+		m := f.put("a", "v1", image(f.blob("a", "config"), layer))
+		if err := damages["deletion"](f.path(layer.Digest), ""); err != nil {
+			t.Fatal(err)
+		}
+		f.wantGone("a", "layer") // which marks it
+		repo, err := bring(f, m)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		f.blob("c", "layer") // heals it
+		f.wantThere(repo, "layer")
+		f.pass(1000 * time.Hour)
+		f.collect(thorough)
+		f.pull(repo, "v1", "config", "layer")
+	}
+}
