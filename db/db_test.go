@@ -223,3 +223,41 @@ func TestStrangePaths(t *testing.T) {
 		}
 	}
 }
+
+// A database whose log could not be folded in when it was closed does not take the place of another without it.
+func TestInstallWithLog(t *testing.T) {
+	for name, move := range map[string]func(from, to string) error{"install": db.Install, "replace": db.Replace} {
+		dir := t.TempDir()
+		from, to := filepath.Join(dir, "from.db"), filepath.Join(dir, "to.db")
+		d, err := db.Open(t.Context(), db.Options{Path: from, Schema: dbtest.Schema(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader, err := sql.Open("sqlite", from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshot, err := reader.Begin()
+		if err == nil {
+			err = snapshot.QueryRow("SELECT count(*) FROM blobs").Scan(new(int))
+		}
+		if err == nil {
+			err = d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err })
+		}
+		if err = errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := move(from, to); err == nil {
+			t.Error(name, "without the log")
+		}
+		if err := errors.Join(snapshot.Rollback(), reader.Close()); err != nil { // the last to close it folds the log in
+			t.Fatal(err)
+		}
+		if err := move(from, to); err != nil {
+			t.Error(name, err)
+		}
+		if got := query(t, to, "SELECT name FROM repositories"); len(got) != 1 {
+			t.Error(name, got)
+		}
+	}
+}
