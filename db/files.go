@@ -72,9 +72,9 @@ func Retire(path, why string) (to string, err error) {
 	return to, syncDir(filepath.Dir(path))
 }
 
-// syncClosed makes the file of a closed database durable. Closing folds the log in, but does not say when it could not: on
+// SyncClosed makes the file of a closed database durable. Closing folds the log in, but does not say when it could not: on
 // a full disk, or because another process reads it. Without its log the file is an older database, or none.
-func syncClosed(path string) error {
+func SyncClosed(path string) error {
 	if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
 		return fmt.Errorf("the log of %s could not be folded in: the disk is full, or another process has it open", path)
 	}
@@ -87,7 +87,7 @@ func syncClosed(path string) error {
 
 // Install gives a closed database the name of one that is not there. On return nil that has reached the disk.
 func Install(from, path string) error {
-	if err := syncClosed(from); err != nil {
+	if err := SyncClosed(from); err != nil {
 		return err
 	}
 	if err := os.Link(from, path); err != nil { // unlike a rename it fails if the name is taken
@@ -102,7 +102,7 @@ func Install(from, path string) error {
 // Replace gives a closed database the name of another closed one, which is gone then. On return nil that has reached the
 // disk.
 func Replace(from, path string) error {
-	if err := syncClosed(from); err != nil {
+	if err := SyncClosed(from); err != nil {
 		return err
 	}
 	for _, suffix := range []string{"-wal", "-shm"} { // a log of the old one would be taken for the new one's

@@ -392,6 +392,9 @@ func install(ctx context.Context, fresh, path, why string, replace bool) (retire
 	if err := mayReplace(ctx, path, replace); err != nil { // a server may have been started meanwhile
 		return "", err
 	}
+	if err := db.SyncClosed(fresh); err != nil { // before the old one goes
+		return "", err
+	}
 	if db.IsEmpty(ctx, path) {
 		err = db.Discard(path)
 	} else {
