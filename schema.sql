@@ -75,7 +75,8 @@ CREATE TABLE manifest_blobs (
     manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
     blob_id       INTEGER NOT NULL REFERENCES blobs (id),
     -- Of the manifest: "does this repository still need the blob" is asked of every blob, and some are in every image.
-    repository_id INTEGER NOT NULL REFERENCES repositories (id),
+    -- It refers to nothing itself: every removal of a repository would look for it in the whole table.
+    repository_id INTEGER NOT NULL,
     PRIMARY KEY (manifest_id, blob_id)
 ) STRICT, WITHOUT ROWID;
 

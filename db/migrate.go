@@ -28,7 +28,7 @@ var steps = []string{`
 	CREATE TABLE new_manifest_blobs (
 		manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
 		blob_id       INTEGER NOT NULL REFERENCES blobs (id),
-		repository_id INTEGER NOT NULL REFERENCES repositories (id),
+		repository_id INTEGER NOT NULL,
 		PRIMARY KEY (manifest_id, blob_id)
 	) STRICT, WITHOUT ROWID;
 	INSERT INTO new_manifest_blobs SELECT mb.manifest_id, mb.blob_id, m.repository_id FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id;

@@ -73,3 +73,27 @@ func plan(t *testing.T, c *conn, query string) (steps []string) {
 	}
 	return steps
 }
+
+// Removing a row looks for what refers to it. Without an index that begins with the reference it would read the whole
+// table, for each row.
+func TestReferencesHaveIndexes(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var bad []string
+	c := <-d.readers
+	defer func() { d.readers <- c }()
+	err = c.SelectContext(t.Context(), &bad, `
+		SELECT t.name || '.' || f."from" FROM pragma_table_list t JOIN pragma_foreign_key_list(t.name) f
+		WHERE t.schema = 'main' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i JOIN pragma_index_info(i.name) x WHERE x.seqno = 0 AND x.name = f."from")
+		AND NOT EXISTS (SELECT 1 FROM pragma_table_info(t.name) k WHERE k.name = f."from" AND k.pk = 1)`)
+	if err != nil || len(bad) > 0 {
+		t.Error(bad, err)
+	}
+}
