@@ -195,7 +195,8 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.run(`INSERT INTO missing_references (repository_id, digest, manifest_id) SELECT ?, ?, manifest_id FROM manifest_children WHERE child_id = ?`,
+	if _, err := tx.run(`INSERT INTO missing_references (repository_id, digest, manifest_id) SELECT ?, ?, manifest_id FROM manifest_children WHERE child_id = ?
+		ON CONFLICT DO NOTHING`, // it missed the blob of the same digest
 		m.RepositoryID, packed, m.ID); err != nil {
 		return err
 	}

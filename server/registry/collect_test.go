@@ -408,3 +408,21 @@ func TestCollectKeepsWhatWasDamaged(t *testing.T) {
 		f.pull(repo, "v1", "config", "layer")
 	}
 }
+
+// A digest may be that of a blob and of a manifest. An index that lists it loses one, and then the other.
+func TestDeleteBlobAndManifestOfOneDigest(t *testing.T) {
+	f := newFixture(t)
+	child := image(f.blob("a", "config"))
+	content, _ := encode(child)
+	both := f.blob("a", string(content))
+	both.MediaType = v1.MediaTypeImageManifest
+	f.put("a", "v1", index(both))
+	f.put("a", "", child)
+	f.put("a", "v1", index(both))
+	if err := f.DeleteBlob(t.Context(), "a", both.Digest); err != nil {
+		t.Error(err)
+	}
+	if err := f.DeleteManifest(t.Context(), "a", both.Digest); err != nil {
+		t.Error(err)
+	}
+}
