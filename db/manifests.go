@@ -68,7 +68,7 @@ func (tx *Tx) manifest(query string, withContent bool, args ...any) (m Manifest,
 
 // PutManifest stores a manifest in its repository and returns its key; added says whether it was new there. If it was
 // there before, its media type becomes the one of this push and its lease begins anew. Manifests of the repository that
-// missed it as their child hold it from now on.
+// missed it as their child, or had to do with a blob of the same digest, hold it from now on.
 func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 	packed, err := packDigest(m.Digest)
 	if err != nil {
@@ -87,6 +87,11 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 		return 0, false, err
 	}
 	if err := tx.record(m.RepositoryID, "", nil, packed); err != nil {
+		return 0, false, err
+	}
+	if _, err := tx.run(`INSERT INTO manifest_children (manifest_id, child_id)
+		SELECT mb.manifest_id, ? FROM blobs b JOIN manifest_blobs mb ON mb.blob_id = b.id AND mb.repository_id = ? WHERE b.digest = ?`,
+		id, m.RepositoryID, packed); err != nil {
 		return 0, false, err
 	}
 	return id, true, tx.found(m.RepositoryID, m.Digest, func(manifestID int64) error { return tx.holdChild(manifestID, id) })

@@ -409,6 +409,20 @@ func TestCollectKeepsWhatWasDamaged(t *testing.T) {
 	}
 }
 
+// An index was pushed when its child was only a blob. It holds the child as soon as that is a manifest, too.
+func TestCollectKeepsChildThatWasABlob(t *testing.T) {
+	f := newFixture(t)
+	child := image(f.blob("a", "config"))
+	content, _ := encode(child)
+	both := f.blob("a", string(content))
+	both.MediaType = v1.MediaTypeImageManifest
+	f.put("a", "v1", index(both))
+	f.put("a", "", child)
+	f.pass(1000 * time.Hour)
+	f.collect(thorough)
+	f.wantThere("a", both, "config", string(content))
+}
+
 // A digest may be that of a blob and of a manifest. An index that lists it loses one, and then the other.
 func TestDeleteBlobAndManifestOfOneDigest(t *testing.T) {
 	f := newFixture(t)
