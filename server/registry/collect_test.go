@@ -440,3 +440,20 @@ func TestDeleteBlobAndManifestOfOneDigest(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A client is told that a layer is here while only an old manifest holds it, which goes before the push comes to its end.
+func TestCollectKeepsWhatHeadFound(t *testing.T) {
+	f := newFixture(t)
+	config, layer := f.blob("a", "config"), f.blob("a", "layer")
+	f.put("a", "", image(config, layer))
+	f.pass(48 * time.Hour)
+	if _, err := f.StatBlob(t.Context(), "a", layer.Digest); err != nil {
+		t.Fatal(err)
+	}
+	f.pass(59 * time.Minute)
+	if r := f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true}); r.Manifests != 1 {
+		t.Errorf("%+v", r)
+	}
+	f.put("a", "v1", image(f.blob("a", "config"), layer))
+	f.pull("a", "v1", "config", "layer")
+}
