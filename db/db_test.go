@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"registry/db"
 	"registry/db/dbtest"
@@ -259,5 +260,38 @@ func TestInstallWithLog(t *testing.T) {
 		if got := query(t, to, "SELECT name FROM repositories"); len(got) != 1 {
 			t.Error(name, got)
 		}
+	}
+}
+
+// Opening a database does not wait for who writes to it: beside a busy server it would hardly ever get the lock.
+func TestOpenBesideAWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "reg.db")
+	d := dbtest.OpenAt(t, path, nil)
+	inside, leave := make(chan bool), make(chan bool)
+	written, opened := make(chan error, 1), make(chan error, 1)
+	go func() {
+		written <- d.Update(context.Background(), func(*db.Tx) error { close(inside); <-leave; return nil })
+	}()
+	<-inside
+	go func() {
+		other, err := db.Open(context.Background(), db.Options{Path: path, Schema: dbtest.Schema(t)})
+		if err == nil {
+			err = other.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			t.Error(err)
+		}
+		close(leave)
+	case <-time.After(5 * time.Second):
+		t.Error("it waits")
+		close(leave)
+		<-opened
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
 	}
 }

@@ -86,8 +86,17 @@ func prepare(ctx context.Context, d *DB, c *conn, schema string) error {
 	if err := copyBeforeUpgrade(ctx, d, c); err != nil {
 		return err
 	}
-	// One process at a time: two that start on a new file would both write the schema.
-	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+	var version int
+	if err := c.GetContext(ctx, &version, "PRAGMA user_version"); err != nil {
+		return wrap(err)
+	}
+	// One process at a time: two that start on a new file would both write the schema. Where there is nothing to write
+	// nobody waits, neither this one for a busy server nor the server for this one.
+	begin := "BEGIN IMMEDIATE"
+	if version == schemaVersion {
+		begin = "BEGIN"
+	}
+	if err := c.exec(begin); err != nil {
 		return err
 	}
 	if err := upgrade(ctx, c, schema); err != nil {
