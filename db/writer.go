@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -125,6 +126,10 @@ func (w *writer) group(first *write) (next *write) {
 	}
 	if err == nil {
 		err = w.commit()
+		// SQLite takes a transaction back in the middle of the statement that finds the disk full.
+		if err != nil && !errors.Is(err, ErrFull) && slices.ContainsFunc(errs, func(e error) bool { return errors.Is(e, ErrFull) }) {
+			err = fmt.Errorf("%w: %w", ErrFull, err)
+		}
 	}
 	w.db.stats.groups.Add(1)
 	w.db.stats.transactions.Add(uint64(len(ran)))
