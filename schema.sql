@@ -146,6 +146,7 @@ CREATE TABLE changes (
 ) STRICT;
 
 CREATE INDEX changes_by_tag ON changes (repository, tag, id);
+CREATE INDEX changes_by_time ON changes (repository, at);
 
 -- A manifest that was deleted and can be undeleted until the undo window ends. Its blobs stay that long.
 CREATE TABLE deleted_manifests (

@@ -222,7 +222,7 @@ func (tx *Tx) TagsLostAt(repo RepoName, d digest.Digest, at time.Time) ([]Change
 		return nil, err
 	}
 	return tx.changes(`SELECT id, at, repository, tag, before, after FROM changes
-		WHERE repository = ? AND tag > '' AND at = ? AND before = ? AND after IS NULL ORDER BY tag`, string(repo), micros(at), packed)
+		WHERE repository = ? AND +tag > '' AND at = ? AND before = ? AND after IS NULL ORDER BY +tag`, string(repo), micros(at), packed)
 }
 
 // DeletedReferrers returns the deleted manifests of a repository whose content names a digest: those that had it as

@@ -44,6 +44,7 @@ var steps = []string{`
 		after      BLOB
 	) STRICT;
 	CREATE INDEX changes_by_tag ON changes (repository, tag, id);
+	CREATE INDEX changes_by_time ON changes (repository, at);
 	CREATE TABLE deleted_manifests (
 		id         INTEGER PRIMARY KEY,
 		repository TEXT    NOT NULL,

@@ -97,3 +97,31 @@ func TestReferencesHaveIndexes(t *testing.T) {
 		t.Error(bad, err)
 	}
 }
+
+// What was deleted is looked for among all that was deleted, in a write transaction.
+func TestUndoPlans(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	tx := &Tx{conn: <-d.readers}
+	defer func() { d.readers <- tx.conn }()
+	for want, run := range map[string]func(){
+		"SEARCH changes USING INDEX changes_by_time (repository=? AND at=?)": func() { tx.TagsLostAt("a", "sha256:"+digestOfNothing, d.now()) },
+	} {
+		for query := range tx.conn.statements {
+			delete(tx.conn.statements, query)
+		}
+		run()
+		for query := range tx.conn.statements {
+			if got := plan(t, tx.conn, query); got[0] != want {
+				t.Errorf("%q\n%s", got, query)
+			}
+		}
+	}
+}
