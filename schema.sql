@@ -155,10 +155,12 @@ CREATE TABLE deleted_manifests (
     digest     BLOB    NOT NULL,
     media_type TEXT    NOT NULL,
     deleted_at INTEGER NOT NULL,
+    subject    BLOB,              -- NULL if it has none: it comes back with its subject
     content    BLOB    NOT NULL,
     UNIQUE (repository, digest)
 ) STRICT;
 
+CREATE INDEX deleted_manifests_by_subject ON deleted_manifests (repository, subject) WHERE subject IS NOT NULL;
 CREATE INDEX deleted_manifests_by_time ON deleted_manifests (deleted_at);
 
 CREATE TABLE deleted_manifest_blobs (

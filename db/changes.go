@@ -86,8 +86,9 @@ type DeletedManifest struct {
 func (tx *Tx) keepDeleted(manifestID int64) error {
 	var id int64
 	err := tx.row(`
-		INSERT INTO deleted_manifests (repository, digest, media_type, deleted_at, content)
-		SELECT r.name, m.digest, m.media_type, ?, m.content FROM manifests m JOIN repositories r ON r.id = m.repository_id WHERE m.id = ?
+		INSERT INTO deleted_manifests (repository, digest, media_type, deleted_at, subject, content)
+		SELECT r.name, m.digest, m.media_type, ?, f.subject, m.content
+		FROM manifests m JOIN repositories r ON r.id = m.repository_id LEFT JOIN referrers f ON f.manifest_id = m.id WHERE m.id = ?
 		ON CONFLICT (repository, digest) DO UPDATE SET media_type = excluded.media_type, deleted_at = excluded.deleted_at
 		RETURNING id`, []any{micros(tx.Now), manifestID}, &id)
 	if err != nil {
@@ -225,8 +226,20 @@ func (tx *Tx) TagsLostAt(repo RepoName, d digest.Digest, at time.Time) ([]Change
 		WHERE repository = ? AND +tag > '' AND at = ? AND before = ? AND after IS NULL ORDER BY +tag`, string(repo), micros(at), packed)
 }
 
-// DeletedReferrers returns the deleted manifests of a repository whose content names a digest: those that had it as
-// their subject are among them.
-func (tx *Tx) DeletedReferrers(repo RepoName, subject digest.Digest) ([]DeletedManifest, error) {
-	return tx.deleted(deletedColumns+`WHERE repository = ? AND instr(content, CAST(? AS BLOB)) > 0 ORDER BY id`, string(repo), subject.String())
+// DeletedReferrers returns the digests of the deleted manifests of a repository that have a subject.
+func (tx *Tx) DeletedReferrers(repo RepoName, subject digest.Digest) (list []digest.Digest, err error) {
+	packed, err := packDigest(subject)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.rows(`SELECT digest FROM deleted_manifests WHERE repository = ? AND subject = ? ORDER BY id`, []any{string(repo), packed}, func(r *sql.Rows) error {
+		var packed []byte
+		if err := r.Scan(&packed); err != nil {
+			return err
+		}
+		d, err := unpackDigest(packed)
+		list = append(list, d)
+		return err
+	})
+	return list, err
 }

@@ -51,9 +51,11 @@ var steps = []string{`
 		digest     BLOB    NOT NULL,
 		media_type TEXT    NOT NULL,
 		deleted_at INTEGER NOT NULL,
+		subject    BLOB,
 		content    BLOB    NOT NULL,
 		UNIQUE (repository, digest)
 	) STRICT;
+	CREATE INDEX deleted_manifests_by_subject ON deleted_manifests (repository, subject) WHERE subject IS NOT NULL;
 	CREATE INDEX deleted_manifests_by_time ON deleted_manifests (deleted_at);
 	CREATE TABLE deleted_manifest_blobs (
 		deleted_id INTEGER NOT NULL REFERENCES deleted_manifests (id),

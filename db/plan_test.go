@@ -112,7 +112,8 @@ func TestUndoPlans(t *testing.T) {
 	tx := &Tx{conn: <-d.readers}
 	defer func() { d.readers <- tx.conn }()
 	for want, run := range map[string]func(){
-		"SEARCH changes USING INDEX changes_by_time (repository=? AND at=?)": func() { tx.TagsLostAt("a", "sha256:"+digestOfNothing, d.now()) },
+		"SEARCH changes USING INDEX changes_by_time (repository=? AND at=?)":                             func() { tx.TagsLostAt("a", "sha256:"+digestOfNothing, d.now()) },
+		"SEARCH deleted_manifests USING INDEX deleted_manifests_by_subject (repository=? AND subject=?)": func() { tx.DeletedReferrers("a", "sha256:"+digestOfNothing) },
 	} {
 		for query := range tx.conn.statements {
 			delete(tx.conn.statements, query)
