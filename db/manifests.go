@@ -75,8 +75,14 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 		return 0, false, err
 	}
 	now := micros(tx.Now)
-	err = tx.row(`UPDATE manifests SET media_type = ?, leased_at = ? WHERE repository_id = ? AND digest = ? RETURNING id`,
-		[]any{m.MediaType, now, m.RepositoryID, packed}, &id)
+	var was string
+	err = tx.row(`SELECT id, media_type FROM manifests WHERE repository_id = ? AND digest = ?`, []any{m.RepositoryID, packed}, &id, &was)
+	if err == nil {
+		_, err = tx.run(`UPDATE manifests SET media_type = ?, leased_at = ? WHERE id = ?`, m.MediaType, now, id)
+		if err == nil && m.MediaType != was {
+			err = tx.record(m.RepositoryID, "", packed, packed)
+		}
+	}
 	if !errors.Is(err, ErrNotFound) {
 		return id, false, err
 	}

@@ -11,6 +11,8 @@ import (
 	"registry/blobs"
 	"registry/db/dbtest"
 	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // measuredJournal remembers the longest piece that was added to the journal at once.
@@ -65,5 +67,27 @@ func TestJournalOfLargeManifests(t *testing.T) {
 	defer r.Close()
 	if n, err := io.Copy(io.Discard, r); err != nil || n < 12*3<<20 {
 		t.Error(n, err)
+	}
+}
+
+// A manifest that does not say what it is may be pushed again as something else, and is rebuilt as that.
+func TestJournalOfMediaTypes(t *testing.T) {
+	f := newFixture(t)
+	content := []byte(`{"schemaVersion":2}`)
+	ref := registry.Reference{Digest: digest.FromBytes(content)}
+	for _, mediaType := range []string{"application/x.one", "application/x.two"} {
+		if _, err := f.PutManifest(t.Context(), "a", registry.Put{Ref: ref, MediaType: mediaType, Content: content}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.ExportJournal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "new.db")
+	if _, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := openAt(t, path, f.root).Manifest(t.Context(), "a", ref); err != nil || m.MediaType != "application/x.two" {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
