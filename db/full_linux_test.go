@@ -53,3 +53,16 @@ func TestOpenOnAFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A ballast that a killed process did not come to fill is made again.
+func TestBallastOfAKilledProcess(t *testing.T) {
+	d := &DB{path: filepath.Join(t.TempDir(), "reg.db")}
+	if err := os.WriteFile(d.ballast(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := d.KeepBallast()
+	info, statErr := os.Stat(d.ballast())
+	if err != nil || statErr != nil || kept && info.Size() == 0 {
+		t.Error(kept, err, info, statErr)
+	}
+}
