@@ -72,11 +72,19 @@ func Retire(path, why string) (to string, err error) {
 	return to, syncDir(filepath.Dir(path))
 }
 
-// SyncClosed makes the file of a closed database durable. Closing folds the log in, but does not say when it could not: on
-// a full disk, or because another process reads it. Without its log the file is an older database, or none.
-func SyncClosed(path string) error {
+// Folded returns an error if a closed database has a log beside it. Closing folds the log in, but does not say when it
+// could not: on a full disk, or because another process reads it. Without its log the file is an older database, or none.
+func Folded(path string) error {
 	if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
-		return fmt.Errorf("the log of %s could not be folded in: the disk is full, or another process has it open", path)
+		return fmt.Errorf("the log of %s is not folded in: another process has it open, or the disk is full", path)
+	}
+	return nil
+}
+
+// SyncClosed makes the file of a closed database durable.
+func SyncClosed(path string) error {
+	if err := Folded(path); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

@@ -351,7 +351,15 @@ func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, reti
 	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
 		return report, "", err
 	}
-	if err := errors.Join(db.Discard(fresh), copyFile(filepath.Join(opt.From, backupDB), fresh)); err != nil {
+	// The backup may have been served. What that left in the log belongs to it; what it still writes cannot be copied.
+	backup := filepath.Join(opt.From, backupDB)
+	if err := db.Unused(ctx, backup); err != nil {
+		return report, "", err
+	}
+	if err := db.Folded(backup); err != nil {
+		return report, "", err
+	}
+	if err := errors.Join(db.Discard(fresh), copyFile(backup, fresh)); err != nil {
 		return report, "", err
 	}
 	defer func() {

@@ -448,3 +448,37 @@ func TestBackupLosesTheLock(t *testing.T) {
 		t.Error(err, statErr)
 	}
 }
+
+// A backup that is served is not restored, and one that was served by a process that was killed is restored with what was
+// pushed to it.
+func TestRestoreOfAServedBackup(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	served := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
+	served.put("a", "v2", image(served.blob("a", "config 2")))
+	killed := filepath.Join(t.TempDir(), "killed")
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil { // what a killed process leaves
+		t.Fatal(err)
+	}
+	restore := func(from string) (*fixture, error) {
+		at := t.TempDir()
+		opt := registry.RestoreOptions{From: from, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "blobs")}
+		if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+			return nil, err
+		}
+		return openAt(t, opt.DB, opt.Blobs), nil
+	}
+	if _, err := restore(dir); !errors.Is(err, db.ErrInUse) {
+		t.Error(err)
+	}
+	r, err := restore(killed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.pull("a", "v1", "config 1")
+	r.pull("a", "v2", "config 2")
+}
