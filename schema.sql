@@ -75,7 +75,8 @@ CREATE TABLE manifest_blobs (
     manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
     blob_id       INTEGER NOT NULL REFERENCES blobs (id),
     -- Of the manifest: "does this repository still need the blob" is asked of every blob, and some are in every image.
-    repository_id INTEGER NOT NULL REFERENCES repositories (id),
+    -- It refers to nothing itself: every removal of a repository would look for it in the whole table.
+    repository_id INTEGER NOT NULL,
     PRIMARY KEY (manifest_id, blob_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -145,6 +146,7 @@ CREATE TABLE changes (
 ) STRICT;
 
 CREATE INDEX changes_by_tag ON changes (repository, tag, id);
+CREATE INDEX changes_by_time ON changes (repository, at);
 
 -- A manifest that was deleted and can be undeleted until the undo window ends. Its blobs stay that long.
 CREATE TABLE deleted_manifests (
@@ -153,10 +155,12 @@ CREATE TABLE deleted_manifests (
     digest     BLOB    NOT NULL,
     media_type TEXT    NOT NULL,
     deleted_at INTEGER NOT NULL,
+    subject    BLOB,              -- NULL if it has none: it comes back with its subject
     content    BLOB    NOT NULL,
     UNIQUE (repository, digest)
 ) STRICT;
 
+CREATE INDEX deleted_manifests_by_subject ON deleted_manifests (repository, subject) WHERE subject IS NOT NULL;
 CREATE INDEX deleted_manifests_by_time ON deleted_manifests (deleted_at);
 
 CREATE TABLE deleted_manifest_blobs (

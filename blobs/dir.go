@@ -78,6 +78,17 @@ func OpenExisting(root string) (*Dir, error) {
 	return &Dir{root: root, made: madeDirs{done: map[string]bool{}}}, nil
 }
 
+// Is says whether the other store is in the same directory, by whatever name.
+func (d *Dir) Is(other Store) bool {
+	o, ok := other.(*Dir)
+	if !ok {
+		return false
+	}
+	a, aErr := os.Stat(d.root)
+	b, bErr := os.Stat(o.root)
+	return aErr == nil && bErr == nil && os.SameFile(a, b)
+}
+
 // isID says whether s is an upload id. Ids become file names, so nothing else may.
 func isID(s string) bool {
 	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""

@@ -15,8 +15,12 @@ const ballastSize = 4 << 20
 // KeepBallast makes the ballast file if it is missing and the disk has plenty of room for it. It returns whether the
 // ballast is there. On a file system that cannot reserve space there is none.
 func (d *DB) KeepBallast() (kept bool, err error) {
-	if _, err := os.Stat(d.ballast()); err == nil {
+	if info, err := os.Stat(d.ballast()); err == nil && info.Size() > 0 {
 		return true, nil
+	} else if err == nil { // a process was killed in the middle of making it
+		if err := os.Remove(d.ballast()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false, err
+		}
 	}
 	size, err := ballastFor(d.ballast())
 	if err != nil || size == 0 {

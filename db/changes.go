@@ -2,6 +2,7 @@ package db
 
 import (
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -85,8 +86,9 @@ type DeletedManifest struct {
 func (tx *Tx) keepDeleted(manifestID int64) error {
 	var id int64
 	err := tx.row(`
-		INSERT INTO deleted_manifests (repository, digest, media_type, deleted_at, content)
-		SELECT r.name, m.digest, m.media_type, ?, m.content FROM manifests m JOIN repositories r ON r.id = m.repository_id WHERE m.id = ?
+		INSERT INTO deleted_manifests (repository, digest, media_type, deleted_at, subject, content)
+		SELECT r.name, m.digest, m.media_type, ?, f.subject, m.content
+		FROM manifests m JOIN repositories r ON r.id = m.repository_id LEFT JOIN referrers f ON f.manifest_id = m.id WHERE m.id = ?
 		ON CONFLICT (repository, digest) DO UPDATE SET media_type = excluded.media_type, deleted_at = excluded.deleted_at
 		RETURNING id`, []any{micros(tx.Now), manifestID}, &id)
 	if err != nil {
@@ -115,15 +117,18 @@ func (tx *Tx) DeletedManifest(repo RepoName, d digest.Digest) (DeletedManifest, 
 	return list[0], nil
 }
 
+// withoutContent is deletedColumns for lists, which may be of many large manifests.
+const withoutContent = `SELECT id, repository, digest, media_type, deleted_at, x'' FROM deleted_manifests `
+
 // DeletedManifests returns up to limit manifests that can be undeleted, with keys above after, of a repository or of
-// all if repo is empty.
+// all if repo is empty, without their content.
 func (tx *Tx) DeletedManifests(repo RepoName, after int64, limit int) ([]DeletedManifest, error) {
-	return tx.deleted(deletedColumns+`WHERE (repository = ? OR ? = '') AND id > ? ORDER BY id LIMIT ?`, string(repo), string(repo), after, limit)
+	return tx.deleted(withoutContent+`WHERE (repository = ? OR ? = '') AND id > ? ORDER BY id LIMIT ?`, string(repo), string(repo), after, limit)
 }
 
-// ExpiredDeletions returns up to limit manifests that were deleted before a time, the oldest first.
+// ExpiredDeletions returns up to limit manifests that were deleted before a time, the oldest first, without their content.
 func (tx *Tx) ExpiredDeletions(before time.Time, limit int) ([]DeletedManifest, error) {
-	return tx.deleted(deletedColumns+`WHERE deleted_at < ? ORDER BY deleted_at LIMIT ?`, micros(before), limit)
+	return tx.deleted(withoutContent+`WHERE deleted_at < ? ORDER BY deleted_at LIMIT ?`, micros(before), limit)
 }
 
 func (tx *Tx) deleted(query string, args ...any) (list []DeletedManifest, err error) {
@@ -158,6 +163,9 @@ func (tx *Tx) ForgetDeleted(id int64, before time.Time) error {
 		`DELETE FROM deleted_manifests WHERE id = ?`)
 }
 
+// errEnough ends a list.
+var errEnough = errors.New("enough")
+
 // JournalManifest is a manifest with everything that the journal says of it.
 type JournalManifest struct {
 	ID         int64
@@ -169,8 +177,11 @@ type JournalManifest struct {
 	Tags       []TagInfo // Name and Updated
 }
 
-// JournalManifests returns up to limit manifests with keys above after, in their order.
+// JournalManifests returns up to limit manifests with keys above after, in their order, and no more when their contents
+// are large. There are none left when it returns none.
 func (tx *Tx) JournalManifests(after int64, limit int) (list []JournalManifest, err error) {
+	const maxBytes = 8 << 20
+	bytes := 0
 	err = tx.rows(`SELECT m.id, r.name, m.digest, m.media_type, m.pushed_at, m.content FROM manifests m JOIN repositories r ON r.id = m.repository_id
 		WHERE m.id > ? ORDER BY m.id LIMIT ?`, []any{after, limit}, func(r *sql.Rows) error {
 		var m JournalManifest
@@ -182,8 +193,14 @@ func (tx *Tx) JournalManifests(after int64, limit int) (list []JournalManifest, 
 		m.PushedAt = fromMicros(pushed)
 		m.Digest, err = unpackDigest(packed)
 		list = append(list, m)
+		if bytes += len(m.Content); err == nil && bytes >= maxBytes {
+			err = errEnough
+		}
 		return err
 	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	for i := range list {
 		if err == nil {
 			err = tx.rows(`SELECT name, updated_at FROM tags WHERE manifest_id = ?`, []any{list[i].ID}, func(r *sql.Rows) error {
@@ -206,11 +223,23 @@ func (tx *Tx) TagsLostAt(repo RepoName, d digest.Digest, at time.Time) ([]Change
 		return nil, err
 	}
 	return tx.changes(`SELECT id, at, repository, tag, before, after FROM changes
-		WHERE repository = ? AND tag > '' AND at = ? AND before = ? AND after IS NULL ORDER BY tag`, string(repo), micros(at), packed)
+		WHERE repository = ? AND +tag > '' AND at = ? AND before = ? AND after IS NULL ORDER BY +tag`, string(repo), micros(at), packed)
 }
 
-// DeletedReferrers returns the deleted manifests of a repository whose content names a digest: those that had it as
-// their subject are among them.
-func (tx *Tx) DeletedReferrers(repo RepoName, subject digest.Digest) ([]DeletedManifest, error) {
-	return tx.deleted(deletedColumns+`WHERE repository = ? AND instr(content, CAST(? AS BLOB)) > 0 ORDER BY id`, string(repo), subject.String())
+// DeletedReferrers returns the digests of the deleted manifests of a repository that have a subject.
+func (tx *Tx) DeletedReferrers(repo RepoName, subject digest.Digest) (list []digest.Digest, err error) {
+	packed, err := packDigest(subject)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.rows(`SELECT digest FROM deleted_manifests WHERE repository = ? AND subject = ? ORDER BY id`, []any{string(repo), packed}, func(r *sql.Rows) error {
+		var packed []byte
+		if err := r.Scan(&packed); err != nil {
+			return err
+		}
+		d, err := unpackDigest(packed)
+		list = append(list, d)
+		return err
+	})
+	return list, err
 }

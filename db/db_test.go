@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"registry/db"
 	"registry/db/dbtest"
@@ -221,5 +222,76 @@ func TestStrangePaths(t *testing.T) {
 		if _, err := os.Stat(path + "-wal"); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A database whose log could not be folded in when it was closed does not take the place of another without it.
+func TestInstallWithLog(t *testing.T) {
+	for name, move := range map[string]func(from, to string) error{"install": db.Install, "replace": db.Replace} {
+		dir := t.TempDir()
+		from, to := filepath.Join(dir, "from.db"), filepath.Join(dir, "to.db")
+		d, err := db.Open(t.Context(), db.Options{Path: from, Schema: dbtest.Schema(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader, err := sql.Open("sqlite", from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshot, err := reader.Begin()
+		if err == nil {
+			err = snapshot.QueryRow("SELECT count(*) FROM blobs").Scan(new(int))
+		}
+		if err == nil {
+			err = d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err })
+		}
+		if err = errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := move(from, to); err == nil {
+			t.Error(name, "without the log")
+		}
+		if err := errors.Join(snapshot.Rollback(), reader.Close()); err != nil { // the last to close it folds the log in
+			t.Fatal(err)
+		}
+		if err := move(from, to); err != nil {
+			t.Error(name, err)
+		}
+		if got := query(t, to, "SELECT name FROM repositories"); len(got) != 1 {
+			t.Error(name, got)
+		}
+	}
+}
+
+// Opening a database does not wait for who writes to it: beside a busy server it would hardly ever get the lock.
+func TestOpenBesideAWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "reg.db")
+	d := dbtest.OpenAt(t, path, nil)
+	inside, leave := make(chan bool), make(chan bool)
+	written, opened := make(chan error, 1), make(chan error, 1)
+	go func() {
+		written <- d.Update(context.Background(), func(*db.Tx) error { close(inside); <-leave; return nil })
+	}()
+	<-inside
+	go func() {
+		other, err := db.Open(context.Background(), db.Options{Path: path, Schema: dbtest.Schema(t)})
+		if err == nil {
+			err = other.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			t.Error(err)
+		}
+		close(leave)
+	case <-time.After(5 * time.Second):
+		t.Error("it waits")
+		close(leave)
+		<-opened
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
 	}
 }

@@ -30,6 +30,9 @@ func wrap(err error) error {
 	if !errors.As(err, &se) {
 		return err
 	}
+	if se.Code() == sqlite3.SQLITE_IOERR_SHMSIZE { // the index of the log, which the first to open the database makes
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
 	switch se.Code() & 0xff { // the low byte is the primary code, the rest says more
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return fmt.Errorf("%w: %w", ErrBusy, err)

@@ -72,13 +72,30 @@ func Retire(path, why string) (to string, err error) {
 	return to, syncDir(filepath.Dir(path))
 }
 
-// Install gives a closed database the name of one that is not there. On return nil that has reached the disk.
-func Install(from, path string) error {
-	f, err := os.OpenFile(from, os.O_RDWR, 0)
+// Folded returns an error if a closed database has a log beside it. Closing folds the log in, but does not say when it
+// could not: on a full disk, or because another process reads it. Without its log the file is an older database, or none.
+func Folded(path string) error {
+	if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
+		return fmt.Errorf("the log of %s is not folded in: another process has it open, or the disk is full", path)
+	}
+	return nil
+}
+
+// SyncClosed makes the file of a closed database durable.
+func SyncClosed(path string) error {
+	if err := Folded(path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Install gives a closed database the name of one that is not there. On return nil that has reached the disk.
+func Install(from, path string) error {
+	if err := SyncClosed(from); err != nil {
 		return err
 	}
 	if err := os.Link(from, path); err != nil { // unlike a rename it fails if the name is taken
@@ -93,11 +110,7 @@ func Install(from, path string) error {
 // Replace gives a closed database the name of another closed one, which is gone then. On return nil that has reached the
 // disk.
 func Replace(from, path string) error {
-	f, err := os.OpenFile(from, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := SyncClosed(from); err != nil {
 		return err
 	}
 	for _, suffix := range []string{"-wal", "-shm"} { // a log of the old one would be taken for the new one's

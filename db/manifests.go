@@ -68,15 +68,21 @@ func (tx *Tx) manifest(query string, withContent bool, args ...any) (m Manifest,
 
 // PutManifest stores a manifest in its repository and returns its key; added says whether it was new there. If it was
 // there before, its media type becomes the one of this push and its lease begins anew. Manifests of the repository that
-// missed it as their child hold it from now on.
+// missed it as their child, or had to do with a blob of the same digest, hold it from now on.
 func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 	packed, err := packDigest(m.Digest)
 	if err != nil {
 		return 0, false, err
 	}
 	now := micros(tx.Now)
-	err = tx.row(`UPDATE manifests SET media_type = ?, leased_at = ? WHERE repository_id = ? AND digest = ? RETURNING id`,
-		[]any{m.MediaType, now, m.RepositoryID, packed}, &id)
+	var was string
+	err = tx.row(`SELECT id, media_type FROM manifests WHERE repository_id = ? AND digest = ?`, []any{m.RepositoryID, packed}, &id, &was)
+	if err == nil {
+		_, err = tx.run(`UPDATE manifests SET media_type = ?, leased_at = ? WHERE id = ?`, m.MediaType, now, id)
+		if err == nil && m.MediaType != was {
+			err = tx.record(m.RepositoryID, "", packed, packed)
+		}
+	}
 	if !errors.Is(err, ErrNotFound) {
 		return id, false, err
 	}
@@ -87,6 +93,11 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 		return 0, false, err
 	}
 	if err := tx.record(m.RepositoryID, "", nil, packed); err != nil {
+		return 0, false, err
+	}
+	if _, err := tx.run(`INSERT INTO manifest_children (manifest_id, child_id)
+		SELECT mb.manifest_id, ? FROM blobs b JOIN manifest_blobs mb ON mb.blob_id = b.id AND mb.repository_id = ? WHERE b.digest = ?`,
+		id, m.RepositoryID, packed); err != nil {
 		return 0, false, err
 	}
 	return id, true, tx.found(m.RepositoryID, m.Digest, func(manifestID int64) error { return tx.holdChild(manifestID, id) })
@@ -112,6 +123,23 @@ func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size in
 		return 0, err
 	}
 	return size, tx.holdBlob(manifestID, blobID, repositoryID)
+}
+
+// HoldDamaged is HoldBlob for a blob of which the repository has damaged bytes: whoever needs it goes on holding it, so
+// that collection does not take it when it is healed, by whatever repository's push.
+func (tx *Tx) HoldDamaged(repositoryID, manifestID int64, d digest.Digest) error {
+	packed, err := packDigest(d)
+	if err != nil {
+		return err
+	}
+	var blobID int64
+	err = tx.row(`
+		SELECT b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
+		WHERE b.digest = ? AND b.damaged_at <> 0`, []any{repositoryID, packed}, &blobID)
+	if err != nil {
+		return err
+	}
+	return tx.holdBlob(manifestID, blobID, repositoryID)
 }
 
 // HoldChild records that an index needs another manifest of its repository. ErrNotFound as for HoldBlob.
@@ -178,7 +206,8 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.run(`INSERT INTO missing_references (repository_id, digest, manifest_id) SELECT ?, ?, manifest_id FROM manifest_children WHERE child_id = ?`,
+	if _, err := tx.run(`INSERT INTO missing_references (repository_id, digest, manifest_id) SELECT ?, ?, manifest_id FROM manifest_children WHERE child_id = ?
+		ON CONFLICT DO NOTHING`, // it missed the blob of the same digest
 		m.RepositoryID, packed, m.ID); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ var steps = []string{`
 	CREATE TABLE new_manifest_blobs (
 		manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
 		blob_id       INTEGER NOT NULL REFERENCES blobs (id),
-		repository_id INTEGER NOT NULL REFERENCES repositories (id),
+		repository_id INTEGER NOT NULL,
 		PRIMARY KEY (manifest_id, blob_id)
 	) STRICT, WITHOUT ROWID;
 	INSERT INTO new_manifest_blobs SELECT mb.manifest_id, mb.blob_id, m.repository_id FROM manifest_blobs mb JOIN manifests m ON m.id = mb.manifest_id;
@@ -44,15 +44,18 @@ var steps = []string{`
 		after      BLOB
 	) STRICT;
 	CREATE INDEX changes_by_tag ON changes (repository, tag, id);
+	CREATE INDEX changes_by_time ON changes (repository, at);
 	CREATE TABLE deleted_manifests (
 		id         INTEGER PRIMARY KEY,
 		repository TEXT    NOT NULL,
 		digest     BLOB    NOT NULL,
 		media_type TEXT    NOT NULL,
 		deleted_at INTEGER NOT NULL,
+		subject    BLOB,
 		content    BLOB    NOT NULL,
 		UNIQUE (repository, digest)
 	) STRICT;
+	CREATE INDEX deleted_manifests_by_subject ON deleted_manifests (repository, subject) WHERE subject IS NOT NULL;
 	CREATE INDEX deleted_manifests_by_time ON deleted_manifests (deleted_at);
 	CREATE TABLE deleted_manifest_blobs (
 		deleted_id INTEGER NOT NULL REFERENCES deleted_manifests (id),
@@ -86,8 +89,17 @@ func prepare(ctx context.Context, d *DB, c *conn, schema string) error {
 	if err := copyBeforeUpgrade(ctx, d, c); err != nil {
 		return err
 	}
-	// One process at a time: two that start on a new file would both write the schema.
-	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+	var version int
+	if err := c.GetContext(ctx, &version, "PRAGMA user_version"); err != nil {
+		return wrap(err)
+	}
+	// One process at a time: two that start on a new file would both write the schema. Where there is nothing to write
+	// nobody waits, neither this one for a busy server nor the server for this one.
+	begin := "BEGIN IMMEDIATE"
+	if version == schemaVersion {
+		begin = "BEGIN"
+	}
+	if err := c.exec(begin); err != nil {
 		return err
 	}
 	if err := upgrade(ctx, c, schema); err != nil {

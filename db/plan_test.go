@@ -96,3 +96,56 @@ func plan(t *testing.T, c *conn, query string) (steps []string) {
 	}
 	return steps
 }
+
+// Removing a row looks for what refers to it. Without an index that begins with the reference it would read the whole
+// table, for each row.
+func TestReferencesHaveIndexes(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var bad []string
+	c := <-d.readers
+	defer func() { d.readers <- c }()
+	err = c.SelectContext(t.Context(), &bad, `
+		SELECT t.name || '.' || f."from" FROM pragma_table_list t JOIN pragma_foreign_key_list(t.name) f
+		WHERE t.schema = 'main' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i JOIN pragma_index_info(i.name) x WHERE x.seqno = 0 AND x.name = f."from")
+		AND NOT EXISTS (SELECT 1 FROM pragma_table_info(t.name) k WHERE k.name = f."from" AND k.pk = 1)`)
+	if err != nil || len(bad) > 0 {
+		t.Error(bad, err)
+	}
+}
+
+// What was deleted is looked for among all that was deleted, in a write transaction.
+func TestUndoPlans(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	tx := &Tx{conn: <-d.readers}
+	defer func() { d.readers <- tx.conn }()
+	for want, run := range map[string]func(){
+		"SEARCH changes USING INDEX changes_by_time (repository=? AND at=?)":                             func() { tx.TagsLostAt("a", "sha256:"+digestOfNothing, d.now()) },
+		"SEARCH deleted_manifests USING INDEX deleted_manifests_by_subject (repository=? AND subject=?)": func() { tx.DeletedReferrers("a", "sha256:"+digestOfNothing) },
+	} {
+		for query := range tx.conn.statements {
+			delete(tx.conn.statements, query)
+		}
+		run()
+		for query := range tx.conn.statements {
+			if got := plan(t, tx.conn, query); got[0] != want {
+				t.Errorf("%q\n%s", got, query)
+			}
+		}
+	}
+}

@@ -4,28 +4,48 @@ package db
 
 import (
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // turn is a queue of the processes that write to a database: a lock on a file beside it. A process that dies leaves it.
 // Without the file, writers ask for SQLite's lock whenever they like, which is as safe and less fair.
-type turn struct{ f *os.File }
+//
+// A process that stands still does not leave it. So nobody waits for the turn for longer than turnWait, and after that
+// only once it has been free again.
+type turn struct {
+	f     *os.File
+	stuck bool
+}
+
+const turnWait = 5 * time.Second
 
 func openTurn(path string) *turn {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return &turn{}
 	}
-	return &turn{f}
+	return &turn{f: f}
 }
 
 // take waits for the turn. The caller calls release.
 func (t *turn) take() (release func()) {
-	if t.f == nil || flock(t.f, unix.LOCK_EX) != nil {
+	if t.f == nil {
 		return func() {}
 	}
-	return func() { flock(t.f, unix.LOCK_UN) }
+	const pause = 200 * time.Microsecond
+	for deadline := time.Now().Add(turnWait); ; time.Sleep(pause) {
+		err := flock(t.f, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			t.stuck = false
+			return func() { flock(t.f, unix.LOCK_UN) }
+		}
+		if err != unix.EWOULDBLOCK || t.stuck || time.Now().After(deadline) {
+			t.stuck = true
+			return func() {}
+		}
+	}
 }
 
 func flock(f *os.File, how int) (err error) {

@@ -70,10 +70,10 @@ func (p *Program) restore(ctx context.Context, s *settings) error {
 	report, retired, err := registry.Restore(ctx, registry.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
 		Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
 	progress.clear()
+	p.sayRetired(retired) // also if the new one could not be put in its place
 	if err != nil {
 		return forceable(err)
 	}
-	p.sayRetired(retired)
 	return p.printTransfer(s, "restored", report)
 }
 
@@ -99,10 +99,10 @@ func (p *Program) rebuild(ctx context.Context, s *settings) error {
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	r, retired, err := registry.Rebuild(ctx, registry.RebuildOptions{DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Schema: p.Schema,
 		Replace: s.Bool("force"), ReadData: s.Bool("read-data"), Log: log})
+	p.sayRetired(retired)
 	if err != nil {
 		return forceable(err)
 	}
-	p.sayRetired(retired)
 	if s.Bool("json") {
 		return printJSON(p.Stdout, r)
 	}

@@ -47,20 +47,23 @@ type BackupReport struct {
 // or looks as it did when it last was. The new database takes its place last, so until then the old backup is good.
 func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (report BackupReport, err error) {
 	start := time.Now()
-	err = r.alone(ctx, "backup", func(ctx context.Context, _ *exclusive) error {
-		return r.backup(ctx, dir, opt, &report)
+	err = r.alone(ctx, "backup", func(ctx context.Context, x *exclusive) error {
+		return r.backup(ctx, x, dir, opt, &report)
 	})
 	report.Took = time.Since(start)
 	return report, err
 }
 
-func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, report *BackupReport) error {
+func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt BackupOptions, report *BackupReport) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	to, err := blobs.OpenDir(ctx, filepath.Join(dir, backupBlobs), blobs.DirOptions{AllowNetwork: true})
 	if err != nil {
 		return err
+	}
+	if to.Is(r.blobs) {
+		return fmt.Errorf("%s is where the registry keeps its own blobs: a backup needs a directory of its own", dir)
 	}
 	fresh := filepath.Join(dir, backupDB+".new")
 	if err := db.Discard(fresh); err != nil {
@@ -73,16 +76,22 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	if err != nil {
 		return AsError(err)
 	}
-	t := transfer{from: r, to: to, named: named, copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
+	path := filepath.Join(dir, backupDB)
+	t := transfer{from: r, to: to, named: named, previous: r.openPrevious(ctx, path), copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
 	err = t.all(ctx)
+	if t.previous != nil {
+		err = errors.Join(err, t.previous.Close())
+	}
 	if err == nil {
 		// The copy has no journal beside it, and no maintenance under way.
 		err = named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
 	}
+	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
+		err = x.update(ctx, func(*db.Tx) error { return nil })
+	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))
 	}
-	path := filepath.Join(dir, backupDB)
 	if err := db.Unused(ctx, path); err != nil {
 		return errors.Join(err, db.Discard(fresh))
 	}
@@ -92,11 +101,26 @@ func (r *Registry) backup(ctx context.Context, dir string, opt BackupOptions, re
 	return t.removeOthers(ctx, path)
 }
 
+// openPrevious opens the database of the backup that is there, nil if there is none that can be read: everything in the
+// directory is read again then.
+func (r *Registry) openPrevious(ctx context.Context, path string) *db.DB {
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return nil
+	}
+	previous, err := db.Open(ctx, db.Options{Path: path, Log: r.log})
+	if err != nil {
+		r.log.Warn("the database of the backup that is there cannot be read", "err", err)
+		return nil
+	}
+	return previous
+}
+
 // transfer brings the blobs that a database names from a registry to a directory.
 type transfer struct {
 	from     *Registry
 	to       *blobs.Dir
 	named    *db.DB
+	previous *db.DB // that named what is in the directory; nil for none
 	copying  bool
 	verify   bool
 	progress func(BackupReport)
@@ -153,7 +177,7 @@ func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
 	how, err := t.bring(ctx, b, name)
 	if err == nil {
 		var info blobs.Info
-		if info, err = t.to.Stat(ctx, name); err == nil && info.Stamp != b.Stamp {
+		if info, err = t.to.Stat(ctx, name); err == nil && (info.Stamp != b.Stamp || b.Damaged) {
 			err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(b.Digest, b.Generation, info.Stamp) })
 		}
 	}
@@ -179,12 +203,17 @@ func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
 // bring sees to it that the directory has the bytes. how is the counter of the way in which they came.
 func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) (how *int64, err error) {
 	if info, err := t.to.Stat(ctx, name); err == nil && info.Size == b.Size {
+		known := false
 		if !t.verify {
-			return nil, nil
+			if known, err = t.knows(ctx, b, info); err != nil {
+				return nil, err
+			}
 		}
-		_, err := hashStored(ctx, t.to, name, b.Size, nil)
-		if err == nil {
-			return nil, nil
+		if !known {
+			_, err = hashStored(ctx, t.to, name, b.Size, nil)
+		}
+		if !errors.Is(err, ErrDamaged) { // what could not be read now may be good
+			return nil, err
 		}
 	}
 	if err := t.to.Remove(ctx, name); err != nil {
@@ -204,6 +233,20 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 		}
 		source.Generation = now.Generation
 	}
+}
+
+// knows says whether a file in the directory looks as it did when its bytes were last known to be right. It may be a
+// link to the registry's own file, so that damage in place is damage of both.
+func (t *transfer) knows(ctx context.Context, b db.StoredBlob, info blobs.Info) (known bool, err error) {
+	if b.Damaged || info.Stamp == b.Stamp || t.previous == nil {
+		return !b.Damaged && info.Stamp == b.Stamp, nil
+	}
+	var was db.StoredBlob
+	err = t.previous.View(ctx, func(tx *db.Tx) (err error) { was, err = tx.StoredBlob(b.Digest); return err })
+	if errors.Is(err, db.ErrNotFound) {
+		return false, nil
+	}
+	return was.Generation == b.Generation && was.Stamp == info.Stamp && !was.Damaged, err
 }
 
 // take links or copies one file. blobs.ErrNotFound if it is not there.
@@ -308,7 +351,15 @@ func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, reti
 	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
 		return report, "", err
 	}
-	if err := errors.Join(db.Discard(fresh), copyFile(filepath.Join(opt.From, backupDB), fresh)); err != nil {
+	// The backup may have been served. What that left in the log belongs to it; what it still writes cannot be copied.
+	backup := filepath.Join(opt.From, backupDB)
+	if err := db.Unused(ctx, backup); err != nil {
+		return report, "", err
+	}
+	if err := db.Folded(backup); err != nil {
+		return report, "", err
+	}
+	if err := errors.Join(db.Discard(fresh), copyFile(backup, fresh)); err != nil {
 		return report, "", err
 	}
 	defer func() {
@@ -347,6 +398,9 @@ func mayReplace(ctx context.Context, path string, replace bool) error {
 // install puts a finished database in its place.
 func install(ctx context.Context, fresh, path, why string, replace bool) (retired string, err error) {
 	if err := mayReplace(ctx, path, replace); err != nil { // a server may have been started meanwhile
+		return "", err
+	}
+	if err := db.SyncClosed(fresh); err != nil { // before the old one goes
 		return "", err
 	}
 	if db.IsEmpty(ctx, path) {

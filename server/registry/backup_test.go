@@ -369,3 +369,116 @@ func TestJournalOfManyExporters(t *testing.T) {
 		t.Errorf("before %d lines, after %d", len(before), len(after))
 	}
 }
+
+// Damage in place of a file that a backup shares with the registry is not made good by backing up again.
+func TestBackupAgainAfterDamage(t *testing.T) {
+	for _, copied := range []bool{false, true} {
+		for _, found := range []bool{false, true} {
+			f := newFixture(t)
+			f.put("a", "v1", image(f.blob("a", "config")))
+			dir := filepath.Join(t.TempDir(), "backup")
+			backup := func() registry.BackupReport {
+				r, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: copied})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			backup()
+			if err := damages["flip"](f.path(digest.FromString("config")), ""); err != nil {
+				t.Fatal(err)
+			}
+			if found {
+				f.wantGone("a", "config")
+			}
+			r := backup()
+			b := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
+			if got, err := b.read("a", digest.FromString("config")); err == nil && got != "config" {
+				t.Errorf("copied %v, found %v: served %q", copied, found, got)
+			} else if (len(r.Damaged) == 0) != copied || copied != (err == nil) {
+				t.Errorf("copied %v, found %v: %+v, %v", copied, found, r, err)
+			}
+		}
+	}
+}
+
+// A backup with verification that is broken off takes nothing from the one that is there.
+func TestBackupBrokenOff(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config")))
+	f.blob("a", strings.Repeat("large", 8<<20))
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: true}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := f.Backup(ctx, dir, registry.BackupOptions{Copy: true, Verify: true, Progress: func(registry.BackupReport) { cancel() }}); err == nil {
+		t.Error("not broken off")
+	}
+	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
+}
+
+// A backup beside the registry's own blobs would remove what is pushed meanwhile.
+func TestBackupOntoItself(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	if _, err := f.Backup(t.Context(), filepath.Dir(f.root), registry.BackupOptions{Progress: func(registry.BackupReport) {
+		f.put("a", "v2", image(f.blob("a", "config 2")))
+	}}); err == nil {
+		t.Error("made")
+		f.pull("a", "v2", "config 2")
+	}
+}
+
+// A backup that stood still and lost the lock may have missed what a collection took: it does not replace a good one.
+func TestBackupLosesTheLock(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	dir := filepath.Join(t.TempDir(), "backup")
+	_, err := f.Backup(t.Context(), dir, registry.BackupOptions{Progress: func(registry.BackupReport) {
+		err := f.db.Update(context.Background(), func(tx *db.Tx) error {
+			_, _, err := tx.TakeLock("storage", "another", "", tx.Now.Add(time.Hour))
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}})
+	if _, statErr := os.Stat(filepath.Join(dir, "reg.db")); !errors.Is(err, registry.ErrLocked) || statErr == nil {
+		t.Error(err, statErr)
+	}
+}
+
+// A backup that is served is not restored, and one that was served by a process that was killed is restored with what was
+// pushed to it.
+func TestRestoreOfAServedBackup(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	served := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
+	served.put("a", "v2", image(served.blob("a", "config 2")))
+	killed := filepath.Join(t.TempDir(), "killed")
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil { // what a killed process leaves
+		t.Fatal(err)
+	}
+	restore := func(from string) (*fixture, error) {
+		at := t.TempDir()
+		opt := registry.RestoreOptions{From: from, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "blobs")}
+		if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+			return nil, err
+		}
+		return openAt(t, opt.DB, opt.Blobs), nil
+	}
+	if _, err := restore(dir); !errors.Is(err, db.ErrInUse) {
+		t.Error(err)
+	}
+	r, err := restore(killed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.pull("a", "v1", "config 1")
+	r.pull("a", "v2", "config 2")
+}

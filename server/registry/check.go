@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"registry/blobs"
@@ -275,10 +276,10 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	default:
 		return nil
 	}
-	return c.bad(ctx, b, name, finding)
+	return c.bad(ctx, b, finding, err)
 }
 
-func (c *checker) bad(ctx context.Context, b db.StoredBlob, name blobs.Name, f Finding) error {
+func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error) error {
 	// A push may have replaced the file, or a collection removed it, since the row was read.
 	still := false
 	err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { still, err = tx.IsStored(b.Digest, b.Generation); return err })
@@ -286,6 +287,11 @@ func (c *checker) bad(ctx context.Context, b db.StoredBlob, name blobs.Name, f F
 		return err
 	}
 	f.Tags = c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfBlob(b.ID, maxHolds) })
+	// Only what the disk itself says of the bytes is damage: without a free file descriptor nothing can be read either.
+	if f.Kind == "unreadable" && !errors.Is(why, syscall.EIO) {
+		c.found(f)
+		return nil
+	}
 	if c.opt.Repair && f.Kind != "damaged" {
 		if f.Kind == "missing" {
 			if err := c.r.blobs.Check(ctx); err != nil {

@@ -366,3 +366,94 @@ func TestCollectAsksAgain(t *testing.T) {
 	f.collect(opt)
 	f.wantThere("a", "100", "config")
 }
+
+// An image that is brought back, copied or pushed sparse while a blob of it is damaged holds the blob all the same: when
+// somebody else heals it, it stays.
+func TestCollectKeepsWhatWasDamaged(t *testing.T) {
+	for name, bring := range map[string]func(f *fixture, m v1.Descriptor) (registry.RepoName, error){
+		"undelete": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			err := f.DeleteManifest(t.Context(), "a", m.Digest)
+			if err == nil {
+				_, err = f.Undelete(t.Context(), "a", m.Digest)
+			}
+			return "a", err
+		},
+		"copy": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			_, err := f.Copy(t.Context(), "a", tag("v1"), "b", []registry.Tag{"v1"}, true)
+			return "b", err
+		},
+		"sparse": func(f *fixture, m v1.Descriptor) (registry.RepoName, error) {
+			err := f.DeleteManifest(t.Context(), "a", m.Digest)
+			f.Registry = registry.New(registry.Config{DB: f.db, Blobs: f.store, Sparse: registry.SparseAll})
+			f.put("a", "v1", image(v1.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromString("config"), Size: 6},
+				v1.Descriptor{MediaType: "application/octet-stream", Digest: digest.FromString("layer"), Size: 5}))
+			return "a", err
+		},
+	} {
+		f := newFixture(t)
+		layer := f.blob("a", "layer")
+		m := f.put("a", "v1", image(f.blob("a", "config"), layer))
+		if err := damages["deletion"](f.path(layer.Digest), ""); err != nil {
+			t.Fatal(err)
+		}
+		f.wantGone("a", "layer") // which marks it
+		repo, err := bring(f, m)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		f.blob("c", "layer") // heals it
+		f.wantThere(repo, "layer")
+		f.pass(1000 * time.Hour)
+		f.collect(thorough)
+		f.pull(repo, "v1", "config", "layer")
+	}
+}
+
+// An index was pushed when its child was only a blob. It holds the child as soon as that is a manifest, too.
+func TestCollectKeepsChildThatWasABlob(t *testing.T) {
+	f := newFixture(t)
+	child := image(f.blob("a", "config"))
+	content, _ := encode(child)
+	both := f.blob("a", string(content))
+	both.MediaType = v1.MediaTypeImageManifest
+	f.put("a", "v1", index(both))
+	f.put("a", "", child)
+	f.pass(1000 * time.Hour)
+	f.collect(thorough)
+	f.wantThere("a", both, "config", string(content))
+}
+
+// A digest may be that of a blob and of a manifest. An index that lists it loses one, and then the other.
+func TestDeleteBlobAndManifestOfOneDigest(t *testing.T) {
+	f := newFixture(t)
+	child := image(f.blob("a", "config"))
+	content, _ := encode(child)
+	both := f.blob("a", string(content))
+	both.MediaType = v1.MediaTypeImageManifest
+	f.put("a", "v1", index(both))
+	f.put("a", "", child)
+	f.put("a", "v1", index(both))
+	if err := f.DeleteBlob(t.Context(), "a", both.Digest); err != nil {
+		t.Error(err)
+	}
+	if err := f.DeleteManifest(t.Context(), "a", both.Digest); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client is told that a layer is here while only an old manifest holds it, which goes before the push comes to its end.
+func TestCollectKeepsWhatHeadFound(t *testing.T) {
+	f := newFixture(t)
+	config, layer := f.blob("a", "config"), f.blob("a", "layer")
+	f.put("a", "", image(config, layer))
+	f.pass(48 * time.Hour)
+	if _, err := f.StatBlob(t.Context(), "a", layer.Digest); err != nil {
+		t.Fatal(err)
+	}
+	f.pass(59 * time.Minute)
+	if r := f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true}); r.Manifests != 1 {
+		t.Errorf("%+v", r)
+	}
+	f.put("a", "v1", image(f.blob("a", "config"), layer))
+	f.pull("a", "v1", "config", "layer")
+}

@@ -93,7 +93,7 @@ func (r *Registry) setPosition(ctx context.Context, from *position, to position)
 
 // ExportJournal copies the changes that are not there yet to the journal beside the blobs.
 func (r *Registry) ExportJournal(ctx context.Context) error {
-	const batch, worthwhile = 500, 64 << 20
+	const batch, maxBytes, worthwhile = 500, 8 << 20, 64 << 20
 	for {
 		var at position
 		var last int64
@@ -117,7 +117,7 @@ func (r *Registry) ExportJournal(ctx context.Context) error {
 		err = r.db.View(ctx, func(tx *db.Tx) error {
 			changes, err := tx.Changes(at.ID, batch)
 			for _, c := range changes {
-				if err == nil {
+				if err == nil && lines.Len() < maxBytes { // the rest comes with the next batch
 					next.ID = c.ID
 					err = journalChange(tx, c, &lines)
 				}

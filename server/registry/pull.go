@@ -88,8 +88,9 @@ func (r *Registry) Blob(ctx context.Context, repo RepoName, d digest.Digest) (*B
 	return &Blob{Digest: d, Size: b.Size, File: f}, nil
 }
 
-// StatBlob returns the size of a blob of the repository. Clients skip uploading what it finds, so it is a promise: if no
-// manifest holds the blob, its lease is renewed when it is getting old, and a damaged blob is not found.
+// StatBlob returns the size of a blob of the repository. Clients skip uploading what it finds, so it is a promise: its
+// lease is renewed when it is getting old, also if a manifest holds it, which may itself be about to be collected; and a
+// damaged blob is not found.
 func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest) (size int64, err error) {
 	b, info, err := r.locate(ctx, repo, d, func(name blobs.Name) (blobs.Info, error) { return r.blobs.Stat(ctx, name) })
 	if err != nil {
@@ -106,8 +107,12 @@ func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest)
 		held, err = tx.BlobIsHeld(b)
 		return err
 	})
-	if err == nil && !held {
+	if err == nil {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseBlob(b) })
+		if held && err != nil && !errors.Is(err, db.ErrNotFound) {
+			r.log.Warn("a lease could not be renewed", "digest", d, "err", err) // reads go on when the disk is full
+			err = nil
+		}
 	}
 	return b.Size, unknown(err, BlobUnknown, d.String())
 }

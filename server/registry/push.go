@@ -121,7 +121,11 @@ func (h *holder) hold(ref reference, mayMiss bool, ways ...func(repositoryID, ma
 		return err
 	}
 	if mayMiss {
-		return h.tx.Miss(h.m.RepositoryID, h.m.ID, ref.digest)
+		err := h.tx.HoldDamaged(h.m.RepositoryID, h.m.ID, ref.digest)
+		if errors.Is(err, db.ErrNotFound) {
+			err = h.tx.Miss(h.m.RepositoryID, h.m.ID, ref.digest)
+		}
+		return err
 	}
 	if len(h.missing) < maxMissing {
 		h.missing = append(h.missing, missingReference{ref.digest})

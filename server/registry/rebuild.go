@@ -74,7 +74,11 @@ type rebuilder struct {
 	report *RebuildReport
 }
 
-const rebuildBatch = 500
+// A transaction of the rebuilding holds so many lines, or bytes of manifests.
+const (
+	rebuildBatch = 500
+	rebuildBytes = 8 << 20
+)
 
 // blobs makes a row of every file. Of two files with the same digest the newer one counts.
 func (b *rebuilder) blobs(ctx context.Context) error {
@@ -152,9 +156,11 @@ func (b *rebuilder) journal(ctx context.Context) error {
 	b.report.Broken = int64(broken)
 	for _, tags := range []bool{false, true} { // a tag needs its manifest
 		var batch []journalLine
+		bytes := 0
 		flush := func() error {
 			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(tx, batch) })
-			batch = batch[:0]
+			clear(batch)
+			batch, bytes = batch[:0], 0
 			return err
 		}
 		_, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
@@ -162,7 +168,8 @@ func (b *rebuilder) journal(ctx context.Context) error {
 				return nil
 			}
 			last[l.key()] = -1 // the line may be there twice
-			if batch = append(batch, l); len(batch) < rebuildBatch {
+			bytes += len(l.Content)
+			if batch = append(batch, l); len(batch) < rebuildBatch && bytes < rebuildBytes {
 				return nil
 			}
 			return flush()

@@ -225,11 +225,9 @@ func (u *undeleter) undelete(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range referrers {
-		if doc, err := parseManifest(f.MediaType, f.Content); err == nil && doc.subject == d {
-			if err := u.undelete(f.Digest); err != nil {
-				return err
-			}
+	for _, referrer := range referrers {
+		if err := u.undelete(referrer); err != nil {
+			return err
 		}
 	}
 	return nil

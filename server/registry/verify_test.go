@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,4 +272,31 @@ func TestCheckFindsMore(t *testing.T) {
 		t.Error(got)
 	}
 	f.wantThere("a", "layer", "config")
+}
+
+// unreadable is a store whose files cannot be opened at the moment.
+type unreadable struct {
+	*blobs.Dir
+	err error
+}
+
+func (u unreadable) Open(context.Context, blobs.Name) (blobs.File, blobs.Info, error) {
+	return nil, blobs.Info{}, &os.PathError{Op: "open", Path: "x", Err: u.err}
+}
+
+// A check that cannot open a file does not take it from the clients, unless it is the disk that cannot read it.
+func TestCheckThatCannotRead(t *testing.T) {
+	for _, why := range []error{syscall.EMFILE, syscall.EACCES, syscall.EIO} {
+		f := newFixture(t)
+		f.put("a", "v1", image(f.blob("a", "config")))
+		findings := 0
+		r := registry.New(registry.Config{DB: f.db, Blobs: unreadable{f.store, why}})
+		_, err := r.Check(t.Context(), registry.CheckOptions{ReadData: true, Repair: true, Found: func(registry.Finding) { findings++ }})
+		if err != nil || findings != 1 {
+			t.Error(why, err, findings)
+		}
+		if _, err := f.read("a", digest.FromString("config")); (err == nil) != (why != syscall.EIO) {
+			t.Error(why, err)
+		}
+	}
 }

@@ -1,0 +1,68 @@
+package db
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// On a disk without a free byte a database is opened again, with what the ballast kept, and things can be removed.
+func TestOpenOnAFullDisk(t *testing.T) {
+	schema, err := os.ReadFile("../schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=24m"); err != nil {
+		t.Skip("no file system to fill:", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	open := func() *DB {
+		t.Helper()
+		d, err := Open(t.Context(), Options{Path: filepath.Join(dir, "reg.db"), Schema: string(schema)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	d := open()
+	if kept, err := d.KeepBallast(); !kept || err != nil {
+		t.Fatal(kept, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "everything else"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(struct{ io.Writer }{f}, zeros{}); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	d = open()
+	defer d.Close()
+	if err := d.Reclaim(t.Context(), func(tx *Tx) error { return tx.SetNote("a", "b") }); err != nil {
+		t.Error(err)
+	}
+}
+
+// A ballast that a killed process did not come to fill is made again.
+func TestBallastOfAKilledProcess(t *testing.T) {
+	d := &DB{path: filepath.Join(t.TempDir(), "reg.db")}
+	if err := os.WriteFile(d.ballast(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := d.KeepBallast()
+	info, statErr := os.Stat(d.ballast())
+	if err != nil || statErr != nil || kept && info.Size() == 0 {
+		t.Error(kept, err, info, statErr)
+	}
+}
