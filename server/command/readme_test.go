@@ -82,13 +82,14 @@ func flagTable(commands []*cli.Command) string {
 	return b.String()
 }
 
-// flagRows collects the flags of commands and their subcommands, each once, in the order they are defined.
+// flagRows collects the flags of commands and their subcommands, each meaning once, in the order they are defined.
 func flagRows(commands []*cli.Command, path string, rows []*flagRow) []*flagRow {
 	for _, c := range commands {
 		for _, f := range c.Flags {
-			at := slices.IndexFunc(rows, func(r *flagRow) bool { return slices.Equal(r.Names(), f.Names()) })
+			doc := f.(cli.DocGenerationFlag)
+			at := slices.IndexFunc(rows, func(r *flagRow) bool { return slices.Equal(r.Names(), f.Names()) && r.GetUsage() == doc.GetUsage() })
 			if at < 0 {
-				at, rows = len(rows), append(rows, &flagRow{DocGenerationFlag: f.(cli.DocGenerationFlag)})
+				at, rows = len(rows), append(rows, &flagRow{DocGenerationFlag: doc})
 			}
 			rows[at].commands = append(rows[at].commands, path+c.Name)
 		}
