@@ -97,6 +97,10 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if err := makePrivate(opt.Path); err != nil {
 		return nil, err
 	}
+	// One process at a time makes, upgrades or looks into the file: switching to the log does not wait for others.
+	turn := openTurn(opt.Path + "-turn")
+	defer turn.close()
+	defer turn.take()()
 	if d.pool, err = sqlx.Open("sqlite", dsn(opt.Path)); err != nil {
 		return nil, wrap(err)
 	}
@@ -187,6 +191,9 @@ func (d *DB) Stats() Stats {
 // Now is the clock that transactions have.
 func (d *DB) Now() time.Time { return d.now() }
 
+// Transactions counts the write transactions of this process.
+func (d *DB) Transactions() uint64 { return d.stats.transactions.Load() }
+
 // View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
 func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
@@ -252,14 +259,25 @@ func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 	return d.writer.do(ctx, fn, false)
 }
 
-// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and tries again.
-func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
-	err := d.Update(ctx, fn)
+// Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and runs fn
+// again.
+func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error { return d.reclaim(ctx, fn, true) }
+
+// ReclaimRelaxed is to Relaxed what Reclaim is to Update.
+func (d *DB) ReclaimRelaxed(ctx context.Context, fn func(*Tx) error) error {
+	return d.reclaim(ctx, fn, false)
+}
+
+func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable bool) error {
+	err := d.writer.do(ctx, fn, durable)
 	if errors.Is(err, ErrFull) && d.dropBallast() {
-		err = d.Update(ctx, fn)
+		err = d.writer.do(ctx, fn, durable)
 	}
 	return err
 }
+
+// Checkpoint folds the log into the database and gives its room back. ErrBusy if a reader or a writer is in the way.
+func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx) }
 
 // checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
 // Readers in the way postpone it: the log then grows until the next try, which Stats.WALBytes shows.

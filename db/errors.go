@@ -45,3 +45,9 @@ func wrap(err error) error {
 	}
 	return err
 }
+
+// isIOError says whether the disk failed, otherwise than by being full.
+func isIOError(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && se.Code()&0xff == sqlite3.SQLITE_IOERR
+}

@@ -47,10 +47,13 @@ type Image struct {
 	Tag        Tag
 }
 
+// reaching follows children to the indexes they are in, and these to tags. SQLite keeps the order of a CROSS JOIN: left to
+// itself it would read every tag.
 const reaching = `
 	UNION SELECT c.manifest_id FROM up JOIN manifest_children c ON c.child_id = up.id
 	)
-	SELECT r.name, t.name FROM up JOIN tags t ON t.manifest_id = up.id JOIN repositories r ON r.id = t.repository_id LIMIT ?`
+	SELECT r.name, t.name FROM up CROSS JOIN tags t CROSS JOIN repositories r
+	WHERE t.manifest_id = up.id AND r.id = t.repository_id LIMIT ?`
 
 // TagsOfBlob returns up to limit tags whose images need a blob.
 func (tx *Tx) TagsOfBlob(blobID int64, limit int) ([]Image, error) {
@@ -269,6 +272,6 @@ func (tx *Tx) TagUsage(manifestID int64) (u Usage, err error) {
 		           AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.blob_id = b.id AND x.repository_id <> root.repository_id)
 		           THEN b.size ELSE 0 END), 0)
 		FROM (SELECT DISTINCT mb.blob_id AS id FROM held JOIN manifest_blobs mb ON mb.manifest_id = held.id) blob
-		JOIN blobs b ON b.id = blob.id JOIN manifests root ON root.id = ?`, []any{manifestID, manifestID}, &u.Logical, &u.Unique)
+		CROSS JOIN blobs b CROSS JOIN manifests root WHERE b.id = blob.id AND root.id = ?`, []any{manifestID, manifestID}, &u.Logical, &u.Unique)
 	return u, err
 }

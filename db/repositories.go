@@ -71,14 +71,16 @@ func (tx *Tx) DropRepository(id int64) error {
 // Totals counts everything there is.
 type Totals struct {
 	Repositories, Manifests, Tags, Blobs, Bytes, Uploads int64
+	Damaged                                              int64 // blobs
 }
 
 // Totals reads every row of the smaller tables and an index of the larger: tenths of a second at a million blobs.
 func (tx *Tx) Totals() (t Totals, err error) {
 	err = tx.row(`
 		SELECT (SELECT count(DISTINCT repository_id) FROM manifests), (SELECT count(*) FROM manifests), (SELECT count(*) FROM tags),
-		       (SELECT count(*) FROM blobs), (SELECT coalesce(sum(size), 0) FROM blobs), (SELECT count(*) FROM uploads)`,
-		nil, &t.Repositories, &t.Manifests, &t.Tags, &t.Blobs, &t.Bytes, &t.Uploads)
+		       (SELECT count(*) FROM blobs), b.bytes, (SELECT count(*) FROM uploads), b.damaged
+		FROM (SELECT coalesce(sum(size), 0) AS bytes, coalesce(sum(damaged_at <> 0), 0) AS damaged FROM blobs) b`,
+		nil, &t.Repositories, &t.Manifests, &t.Tags, &t.Blobs, &t.Bytes, &t.Uploads, &t.Damaged)
 	return t, err
 }
 

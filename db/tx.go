@@ -13,6 +13,12 @@ type Tx struct {
 	Now  time.Time // of everything this transaction writes
 }
 
+// Version returns a number that is another one whenever another process has committed since.
+func (tx *Tx) Version() (n int64, err error) {
+	err = tx.row(`PRAGMA data_version`, nil, &n)
+	return n, err
+}
+
 // micros is how times are stored.
 func micros(t time.Time) int64 { return t.UnixMicro() }
 

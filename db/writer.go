@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -37,6 +36,7 @@ type writer struct {
 	closed  chan struct{}
 	full    bool // PRAGMA synchronous is FULL on the connection
 	turn    *turn
+	torn    bool // the disk may not have pages of the log that SQLite believes it has
 }
 
 func newWriter(d *DB, c *conn) *writer {
@@ -108,7 +108,9 @@ func (w *writer) group(first *write) (next *write) {
 		if r.taken.CompareAndSwap(false, true) {
 			ran = append(ran, r)
 			if err == nil {
-				errs = append(errs, w.runOne(r.fn))
+				var result error
+				result, err = w.runOne(r.fn)
+				errs = append(errs, result)
 			}
 		}
 		if len(ran) == maxGroup {
@@ -124,12 +126,8 @@ func (w *writer) group(first *write) (next *write) {
 			r = nil
 		}
 	}
-	if err == nil {
-		err = w.commit()
-		// SQLite takes a transaction back in the middle of the statement that finds the disk full.
-		if err != nil && !errors.Is(err, ErrFull) && slices.ContainsFunc(errs, func(e error) bool { return errors.Is(e, ErrFull) }) {
-			err = fmt.Errorf("%w: %w", ErrFull, err)
-		}
+	if err = w.end(err); err != nil {
+		w.torn = w.torn || isIOError(err)
 	}
 	w.db.stats.groups.Add(1)
 	w.db.stats.transactions.Add(uint64(len(ran)))
@@ -145,6 +143,16 @@ func (w *writer) group(first *write) (next *write) {
 }
 
 func (w *writer) begin(durable bool) error {
+	if w.torn {
+		// A failed sync is told once, and the kernel then forgets the pages it could not write: those of earlier relaxed
+		// transactions too. The next sync would succeed without them, and after a power cut the log would end at the
+		// first one, with whatever was acknowledged behind it. So nothing more goes behind them: they are copied into
+		// the database, from memory, and the log begins anew.
+		if err := w.checkpoint(context.Background()); err != nil {
+			return err
+		}
+		w.torn = false
+	}
 	if durable != w.full {
 		mode := "PRAGMA synchronous = NORMAL"
 		if durable {
@@ -173,9 +181,13 @@ func (w *writer) lock() error {
 	}
 }
 
-// commit ends the transaction. If it fails nothing of the group remains, as far as the disk lets us know.
-func (w *writer) commit() error {
-	err := w.conn.exec("COMMIT")
+// end commits the transaction, or takes it back if it was lost. If it fails nothing of the group remains, as far as the
+// disk lets us know.
+func (w *writer) end(lost error) error {
+	err := lost
+	if err == nil {
+		err = w.conn.exec("COMMIT")
+	}
 	if err != nil {
 		// SQLite has rolled back by itself after some errors, and then has nothing to roll back.
 		w.conn.exec("ROLLBACK")
@@ -183,15 +195,21 @@ func (w *writer) commit() error {
 	return err
 }
 
-// runOne runs fn within a savepoint, so that its failure takes back its own changes and no others.
-func (w *writer) runOne(fn func(*Tx) error) error {
+// runOne runs fn within a savepoint, so that its failure takes back its own changes and no others. If the disk fails, or
+// is full, SQLite takes back the whole transaction: lost says so. Whatever ran after that would not be part of it.
+func (w *writer) runOne(fn func(*Tx) error) (err, lost error) {
 	if err := w.conn.exec("SAVEPOINT one"); err != nil {
-		return err
+		return err, err
 	}
 	if err := call(fn, &Tx{conn: w.conn, Now: w.db.now()}); err != nil {
-		return errors.Join(err, w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))
+		back := errors.Join(w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))
+		if back != nil {
+			lost = errors.Join(err, back)
+		}
+		return err, lost
 	}
-	return w.conn.exec("RELEASE one")
+	err = w.conn.exec("RELEASE one")
+	return err, err
 }
 
 // call turns a panic of fn into an error: the goroutine it would end serves everybody.

@@ -78,6 +78,13 @@ var (
 	descRepositories = prometheus.NewDesc("registry_repositories", "Repositories with a manifest.", nil, nil)
 	descBytes        = prometheus.NewDesc("registry_bytes", "Bytes of all blobs.", nil, nil)
 	descUploads      = prometheus.NewDesc("registry_uploads_open", "Upload sessions that are not finished.", nil, nil)
+	descDamaged      = prometheus.NewDesc("registry_blobs_damaged", "Blobs found damaged and not pushed again since.", nil, nil)
+	descRuns         = prometheus.NewDesc("registry_gc_runs_total", "Garbage collections, by this process or another.", nil, nil)
+	descCollected    = prometheus.NewDesc("registry_gc_blobs_removed_total", "Blobs that they removed.", nil, nil)
+	descFreed        = prometheus.NewDesc("registry_gc_bytes_freed_total", "Bytes that they freed.", nil, nil)
+	descLastRun      = prometheus.NewDesc("registry_gc_last_start_timestamp_seconds", "When the last one began.", nil, nil)
+	descLastTook     = prometheus.NewDesc("registry_gc_last_duration_seconds", "How long it took.", nil, nil)
+	descLastComplete = prometheus.NewDesc("registry_gc_last_complete", "1 if it came to its end.", nil, nil)
 	descWAL          = prometheus.NewDesc("registry_db_wal_bytes", "Bytes of the database's write-ahead log.", nil, nil)
 	descCommits      = prometheus.NewDesc("registry_db_commits_total", "Commits of the database.", nil, nil)
 	descTransactions = prometheus.NewDesc("registry_db_transactions_total", "Write transactions; divided by the commits, the size of a group.", nil, nil)
@@ -85,7 +92,8 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c contents) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBlobs, descManifests, descTags, descRepositories, descBytes, descUploads, descWAL, descCommits, descTransactions} {
+	for _, d := range []*prometheus.Desc{descBlobs, descManifests, descTags, descRepositories, descBytes, descUploads, descDamaged,
+		descRuns, descCollected, descFreed, descLastRun, descLastTook, descLastComplete, descWAL, descCommits, descTransactions} {
 		ch <- d
 	}
 }
@@ -112,4 +120,31 @@ func (c contents) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRepositories, t.Repositories)
 	gauge(descBytes, t.Bytes)
 	gauge(descUploads, t.Uploads)
+	gauge(descDamaged, t.Damaged)
+	c.collections(ctx, ch)
+}
+
+// collections are of all processes: the database remembers them.
+func (c contents) collections(ctx context.Context, ch chan<- prometheus.Metric) {
+	all, err := c.s.registry.Collections(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descRuns, err)
+		return
+	}
+	counter := func(d *prometheus.Desc, v int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	counter(descRuns, all.Runs)
+	counter(descCollected, all.Blobs)
+	counter(descFreed, all.Bytes)
+	if all.Runs == 0 {
+		return
+	}
+	complete := 0.0
+	if all.Last.Complete {
+		complete = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descLastRun, prometheus.GaugeValue, float64(all.Last.Started.UnixMilli())/1000)
+	ch <- prometheus.MustNewConstMetric(descLastTook, prometheus.GaugeValue, all.Last.Took.Seconds())
+	ch <- prometheus.MustNewConstMetric(descLastComplete, prometheus.GaugeValue, complete)
 }

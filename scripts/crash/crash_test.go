@@ -1,5 +1,5 @@
-// Package crash kills a real server at random moments while clients push to it, and then looks at everything it had
-// acknowledged. CRASH_CYCLES sets how often, 20 by default.
+// Package crash kills a real server, and a collector beside it, at random moments while clients push, mount, retag and
+// delete, and then looks at everything that was acknowledged. CRASH_CYCLES sets how often, 60 by default.
 package crash
 
 import (
@@ -31,7 +31,7 @@ import (
 const pushers = 8
 
 func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
-	cycles := 20
+	cycles := 60
 	if s := os.Getenv("CRASH_CYCLES"); s != "" {
 		var err error
 		if cycles, err = strconv.Atoi(s); err != nil {
@@ -48,8 +48,8 @@ func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("%d cycles, %d blobs, %d manifests, %d tags acknowledged and found; %d uploads went on after a kill",
-		cycles, len(r.blobs), len(r.manifests), len(r.tags), r.resumed)
+	t.Logf("%d cycles: %d blobs acknowledged and found, %d images pulled whole, %d tags and %d manifests deleted, %d images pushed, %d files left; %d uploads went on after a kill",
+		cycles, r.found, r.pulled, r.untagged, r.deleted, r.pushed, r.files(), r.resumed)
 }
 
 // rig remembers what servers, one after the other over the same data, have acknowledged.
@@ -57,21 +57,27 @@ type rig struct {
 	t           *testing.T
 	dir, binary string
 
-	mu        sync.Mutex
-	blobs     []string          // paths that answer with content of the digest they end in
-	manifests []string          // the same
-	tags      map[string]string // path of a tag that one pusher owns, and the digest it was last acknowledged to have
-	unsure    map[string]string // of tags whose last push was not answered
-	resumed   int
+	mu     sync.Mutex
+	fresh  map[string]time.Time // paths of blobs that were acknowledged in this cycle, which end in their digest; when they were asked for
+	tags   map[string]string    // path of a tag that one pusher owns, and the digest it was last acknowledged to have, or gone
+	unsure map[string]string    // of tags whose last push or deletion was not answered, the same
+
+	killed time.Time // when the last server was
+
+	found, pulled, untagged, deleted, pushed, resumed int
 }
+
+// gone is what a deleted tag points at.
+const gone = "gone"
 
 // cycle runs a server, pushes to it, kills it, and looks at what is left: first at the files, then through a new server.
 func (r *rig) cycle() {
 	url, kill := r.start()
-	r.unsure = map[string]string{}
+	r.unsure, r.fresh = map[string]string{}, map[string]time.Time{}
 	half := r.halfAnUpload(url)
 	ctx, cancel := context.WithCancel(r.t.Context())
 	var wg sync.WaitGroup
+	wg.Go(func() { r.collect(ctx) })
 	for p := range pushers {
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -87,6 +93,7 @@ func (r *rig) cycle() {
 	}
 	time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
 	kill()
+	r.killed = time.Now()
 	cancel()
 	wg.Wait()
 	r.checkRows()
@@ -94,6 +101,40 @@ func (r *rig) cycle() {
 	r.checkAcknowledged(url)
 	half(url)
 	kill()
+	if out, err := r.command("check", "--read-data").CombinedOutput(); err != nil {
+		r.t.Errorf("check: %v\n%s", err, out)
+	}
+}
+
+func (r *rig) command(args ...string) *exec.Cmd {
+	return exec.Command(r.binary, append(args, "--db", filepath.Join(r.dir, "reg.db"))...)
+}
+
+// grace is short, so that the collectors of a later cycle have something to do.
+const grace = 3 * time.Second
+
+// collect runs collectors, one after the other, and kills the last. What was acknowledged within the grace is safe from
+// them although nothing needs it yet, and so is whatever a tag reaches.
+func (r *rig) collect(ctx context.Context) {
+	for ctx.Err() == nil {
+		cmd := r.command("gc", "--grace", grace.String(), "--force", "--untagged-after", "0")
+		stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
+			r.t.Errorf("gc: %v %s", err, out)
+		}
+		stop()
+	}
+}
+
+// files counts those of blobs.
+func (r *rig) files() (n int) {
+	filepath.WalkDir(filepath.Join(r.dir, "blobs", "sha256"), func(_ string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			n++
+		}
+		return err
+	})
+	return n
 }
 
 // start runs a server and returns when it answers. kill ends it with SIGKILL.
@@ -126,48 +167,91 @@ func (r *rig) start() (url string, kill func()) {
 	}
 }
 
-// push pushes an image as clients do, in pieces of one pusher's own and one that all share.
+// push pushes an image as clients do, in pieces of one pusher's own and one that all share, and sometimes deletes what it
+// pushed before.
 func (r *rig) push(url string, p, i int) error {
 	repo := fmt.Sprintf("%s/v2/team%d/app", url, p%3)
+	tag := fmt.Sprintf("/v2/team%d/app/manifests/p%d", p%3, p)
+	switch i % 6 {
+	case 3:
+		return r.deletes(url, tag, false)
+	case 5:
+		return r.deletes(url, tag, true)
+	}
 	layer := bytes.Repeat([]byte(fmt.Sprintf("layer %d %d %d ", p, i, rand.Uint64())), 1+rand.IntN(3000))
 	shared := bytes.Repeat([]byte(fmt.Sprint("shared ", i%5)), 1000)
 	var descriptors []string
-	for _, content := range [][]byte{layer, shared} {
-		d, err := r.pushBlob(repo, content, i%2 == 0)
+	for n, content := range [][]byte{layer, shared} {
+		d, err := r.pushBlob(repo, content, i%2 == 0, n == 1 && i%3 == 0)
 		if err != nil {
 			return err
 		}
 		descriptors = append(descriptors, fmt.Sprintf(`{"mediaType":"application/octet-stream","digest":%q,"size":%d}`, d, len(content)))
 	}
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, v1.MediaTypeImageManifest, descriptors[0], strings.Join(descriptors, ","))
-	tag := fmt.Sprintf("/v2/team%d/app/manifests/p%d", p%3, p)
-	d := digest.FromString(manifest).String()
-	r.mu.Lock()
-	r.unsure[tag] = d
-	r.mu.Unlock()
-	if _, err := send("PUT", url+tag, manifest, 201, "Content-Type", v1.MediaTypeImageManifest); err != nil {
+	return r.change(tag, digest.FromString(manifest).String(), &r.pushed, func() error {
+		_, err := send("PUT", url+tag, manifest, 201, "Content-Type", v1.MediaTypeImageManifest)
+		return err
+	})
+}
+
+// change is what a tag goes through: until it is answered, nobody knows whether it happened.
+func (r *rig) change(tag, to string, count *int, request func() error) error {
+	r.set(func() { r.unsure[tag] = to })
+	if err := request(); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.unsure, tag)
-	r.tags[tag] = d
-	r.manifests = append(r.manifests, fmt.Sprintf("/v2/team%d/app/manifests/%s", p%3, d))
+	r.set(func() {
+		delete(r.unsure, tag)
+		r.tags[tag] = to
+		*count++
+	})
 	return nil
 }
 
-func (r *rig) pushBlob(repo string, content []byte, inOne bool) (digest.Digest, error) {
-	d := digest.FromBytes(content)
-	if inOne {
+// set changes what the rig remembers.
+func (r *rig) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+// deletes takes the image of a tag away, if there is one: the tag, or the manifest with it.
+func (r *rig) deletes(url, tag string, manifest bool) error {
+	var d string
+	r.set(func() { d = r.tags[tag] })
+	if d == "" || d == gone {
+		return nil
+	}
+	path, count := tag, &r.untagged
+	if manifest {
+		path, count = tag[:strings.LastIndexByte(tag, '/')+1]+d, &r.deleted
+	}
+	return r.change(tag, gone, count, func() error { _, err := send("DELETE", url+path, "", 202); return err })
+}
+
+// pushBlob pushes a blob in one request, in three, or by a mount if another team has it.
+func (r *rig) pushBlob(repo string, content []byte, inOne, mount bool) (digest.Digest, error) {
+	d, asked := digest.FromBytes(content), time.Now()
+	switch origin := repo[:strings.Index(repo, "/v2/")]; {
+	case mount:
+		// The answer is 201 if there is one, or a session as without asking.
+		h, err := send("POST", repo+"/blobs/uploads/?from=team0/app&mount="+d.String(), "", 0)
+		if err == nil && h.Get("Docker-Content-Digest") == "" {
+			_, err = send("PUT", origin+h.Get("Location")+"?digest="+d.String(), string(content), 201)
+		}
+		if err != nil {
+			return "", err
+		}
+	case inOne:
 		if _, err := send("POST", repo+"/blobs/uploads/?digest="+d.String(), string(content), 201); err != nil {
 			return "", err
 		}
-	} else {
+	default:
 		h, err := send("POST", repo+"/blobs/uploads/", "", 202)
 		if err != nil {
 			return "", err
 		}
-		origin := repo[:strings.Index(repo, "/v2/")]
 		if _, err = send("PATCH", origin+h.Get("Location"), string(content[:len(content)/2]), 202); err != nil {
 			return "", err
 		}
@@ -175,9 +259,7 @@ func (r *rig) pushBlob(repo string, content []byte, inOne bool) (digest.Digest, 
 			return "", err
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.blobs = append(r.blobs, repo[strings.Index(repo, "/v2/"):]+"/blobs/"+d.String())
+	r.set(func() { r.fresh[repo[strings.Index(repo, "/v2/"):]+"/blobs/"+d.String()] = asked })
 	return d, nil
 }
 
@@ -202,7 +284,9 @@ func (r *rig) halfAnUpload(url string) func(url string) {
 			r.t.Error("an upload did not go on:", err)
 		}
 		r.resumed++
-		r.blobs = append(r.blobs, "/v2/half/blobs/"+d)
+		if err := r.pullBlob(url + "/v2/half/blobs/" + d); err != nil {
+			r.t.Error(err)
+		}
 	}
 }
 
@@ -237,28 +321,70 @@ func (r *rig) checkRows() {
 }
 
 func (r *rig) checkAcknowledged(url string) {
-	for _, path := range append(append([]string{}, r.blobs...), r.manifests...) {
-		want := digest.Digest(path[strings.LastIndexByte(path, '/')+1:])
-		if content, err := get(url + path); err != nil || digest.FromBytes(content) != want {
-			r.t.Errorf("%s: %d bytes, %v", path, len(content), err)
+	for path, asked := range r.fresh {
+		if r.killed.Sub(asked) > grace-time.Second { // on a machine that was busy with something else
+			continue
 		}
+		if err := r.pullBlob(url + path); err != nil {
+			r.t.Error(err)
+		}
+	}
+	for tag := range r.unsure {
+		r.tags[tag] += "" // the tag may be a new one
 	}
 	for tag, want := range r.tags {
 		content, err := get(url + tag)
 		got := digest.FromBytes(content).String()
-		if pushed, ok := r.unsure[tag]; ok && got == pushed {
-			r.tags[tag] = pushed // it was not answered, but it happened
-			continue
+		if errors.Is(err, errNotFound) {
+			got, err = gone, nil
 		}
-		if err != nil || got != want {
+		if asked, ok := r.unsure[tag]; ok && got == asked {
+			r.tags[tag] = asked // it was not answered, but it happened
+		} else if err != nil || got != want && !(want == "" && got == gone) {
 			r.t.Errorf("%s is %s, want %s; %v", tag, got, want, err)
 		}
+		if got == gone {
+			continue
+		}
+		if err := r.pull(url, tag, content); err != nil {
+			r.t.Error(err)
+		}
 	}
+}
+
+// pull reads what a manifest needs.
+func (r *rig) pull(url, tag string, content []byte) error {
+	var m v1.Manifest
+	if err := json.Unmarshal(content, &m); err != nil {
+		return err
+	}
+	repo := tag[:strings.Index(tag, "/manifests/")]
+	for _, l := range m.Layers {
+		if err := r.pullBlob(url + repo + "/blobs/" + l.Digest.String()); err != nil {
+			return fmt.Errorf("%s: %w", tag, err)
+		}
+	}
+	r.pulled++
+	return nil
+}
+
+func (r *rig) pullBlob(url string) error {
+	want := digest.Digest(url[strings.LastIndexByte(url, '/')+1:])
+	content, err := get(url)
+	if err == nil && digest.FromBytes(content) != want {
+		err = errors.New("other bytes")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %d bytes, %w", url, len(content), err)
+	}
+	r.found++
+	return nil
 }
 
 // client gives every request its own connection, so that none is tried again behind our back.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
+// send returns the header of an answer that has this status; 0 is any that says success.
 func send(method, url, body string, status int, header ...string) (http.Header, error) {
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
@@ -272,7 +398,7 @@ func send(method, url, body string, status int, header ...string) (http.Header, 
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != status {
+	if resp.StatusCode != status && !(status == 0 && resp.StatusCode/100 == 2) {
 		text, _ := io.ReadAll(resp.Body)
 		return nil, statusError(fmt.Sprintf("%s %s: %s %s", method, url, resp.Status, text))
 	}
@@ -291,8 +417,14 @@ func get(url string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		err = errNotFound
+	default:
 		err = errors.Join(err, errors.New(resp.Status))
 	}
 	return content, err
 }
+
+var errNotFound = errors.New("404")

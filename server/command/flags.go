@@ -95,10 +95,14 @@ func gcFlags() []cli.Flag {
 			Usage: "what was deleted longer than this `TIME` ago is gone for good"},
 		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",
 			Usage: "forget an upload that got no byte for this `TIME`"},
-		&cli.DurationFlag{Name: "max-duration", Usage: "stop after this `TIME`, in good order; the next run goes on"},
+		maxDurationFlag(),
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go and why, remove nothing"},
 		&cli.BoolFlag{Name: "force", Usage: "accept a --grace under 1h: pushes under way may fail and have to be made again"},
 	)
+}
+
+func maxDurationFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "max-duration", DefaultText: "no limit", Usage: "stop after this `TIME`, in good order; the next run goes on"}
 }
 
 // whyFlags are those of the collection that is asked about.
@@ -109,10 +113,10 @@ func whyFlags() []cli.Flag {
 func checkFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "read-data", Usage: "read every blob and compare it with its digest"},
-		&cli.DurationFlag{Name: "skip-verified", Usage: "do not read blobs again that were found good within this `TIME`: a check that was stopped goes on"},
+		&cli.DurationFlag{Name: "skip-verified", DefaultText: "none", Usage: "do not read blobs again that were found good within this `TIME`: a check that was stopped goes on"},
 		&cli.StringFlag{Name: "rate", Usage: "read no more than this `SIZE` a second"},
 		&cli.IntFlag{Name: "parallel", Value: 2, Usage: "blobs read at a time"},
-		&cli.DurationFlag{Name: "max-duration", Usage: "stop after this `TIME`, in good order"},
+		maxDurationFlag(),
 		&cli.BoolFlag{Name: "repair", Usage: "tell clients that damaged blobs are not there, so that the next push heals them"},
 		allowSparseFlag(),
 	}

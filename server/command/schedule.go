@@ -68,6 +68,9 @@ func (s *settings) jobs() (jobs []job, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if opt.Grace < time.Hour {
+			return nil, usagef("--gc-grace %s is under an hour: pushes under way would fail", opt.Grace)
+		}
 		j.run = func(ctx context.Context, log *slog.Logger, reg *registry.Registry) error {
 			report, err := reg.Collect(ctx, opt)
 			log.Info("collected", "blobs", report.Blobs, "bytes", report.Bytes, "manifests", report.Manifests, "files", report.Files, "took", report.Took)

@@ -23,6 +23,7 @@ import (
 //   - A candidate is found by reading. In the transaction that removes it the same question is asked again, so that a
 //     tag, a manifest or a lease that came meanwhile keeps it.
 //   - The row goes first, durably, then the file. A later push of the same content makes another file with another name.
+//     Rows are removed a few at a time, so that nobody waits for long, and made durable many at a time.
 //   - A file without a row is garbage only when it is older than any push could be between its file and its row.
 //
 // So it may be killed at any point, and what it did not come to is found by the next one.
@@ -34,8 +35,15 @@ const (
 	// minOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
 	// committed its row yet.
 	minOrphanAge = time.Hour
-	// sweepBatch bounds a transaction, which other writers wait for, to a few milliseconds.
-	sweepBatch = 100
+	// markPage is how many candidates are read at a time.
+	markPage = 500
+	// sweepBatch is how many of them are removed in a transaction while nobody else writes, and politeBatch while
+	// somebody does: he waits for it. Then a pause follows that is politePause times as long.
+	sweepBatch  = 100
+	politeBatch = 8
+	politePause = 8
+	// flushAfter is how many files wait for the removal of their rows to become durable.
+	flushAfter = 200
 )
 
 // CollectOptions say what may be collected. The zero value of a field is as useful as it can be: see each.
@@ -98,15 +106,19 @@ func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectRepo
 
 // collector is one run.
 type collector struct {
-	r      *Registry
-	x      *exclusive
-	opt    CollectOptions
-	store  blobs.Store
-	rows   *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
-	now    time.Time
-	stop   time.Time // zero: never
-	leases db.Cutoff
-	report CollectReport
+	r       *Registry
+	x       *exclusive
+	opt     CollectOptions
+	store   blobs.Store
+	rows    *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
+	now     time.Time
+	stop    time.Time // zero: never
+	leases  db.Cutoff
+	busy    bool // others write, too; it shows in what follows
+	version int64
+	count   uint64
+	gone    []db.StoredBlob // whose rows are removed, but perhaps not durably, and whose files are not
+	report  CollectReport
 }
 
 func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
@@ -145,7 +157,11 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 		{"journal", c.tidyJournal},
 	} {
 		c.report.Phase = phase.name
-		if err = phase.run(ctx); err != nil {
+		err = phase.run(ctx)
+		if flushing := c.flush(ctx); flushing != nil && (err == nil || errors.Is(err, errEnough)) {
+			err = flushing
+		}
+		if err != nil {
 			break
 		}
 	}
@@ -159,59 +175,146 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 	if c.opt.DryRun {
 		return err
 	}
+	err = errors.Join(err, c.remember(ctx))
+	if folding := c.r.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {
+		c.r.log.Warn("the database's log was not folded in", "err", folding)
+	}
 	c.r.keepReserve()
-	return errors.Join(err, c.remember(ctx))
+	return err
 }
 
-// lastCollection is the note with the report of the last run, for metrics and people.
-const lastCollection = "collection"
+// collectionNote is the note with the report of the last run and the sums of all, for metrics and people.
+const collectionNote = "collection"
+
+// Collections is what the collectors of all processes have done.
+type Collections struct {
+	Last  CollectReport `json:"last"`
+	Runs  int64         `json:"runs"`
+	Blobs int64         `json:"blobs"`
+	Bytes int64         `json:"bytes"`
+}
 
 func (c *collector) remember(ctx context.Context) error {
-	text, err := json.Marshal(c.report)
-	if err != nil {
-		return err
-	}
-	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.SetNote(lastCollection, string(text)) })
+	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+		all, err := collections(tx)
+		if err != nil {
+			return err
+		}
+		all.Last, all.Runs, all.Blobs, all.Bytes = c.report, all.Runs+1, all.Blobs+c.report.Blobs, all.Bytes+c.report.Bytes
+		text, err := json.Marshal(all)
+		if err != nil {
+			return err
+		}
+		return tx.SetNote(collectionNote, string(text))
+	})
 }
 
-// LastCollection returns the report of the last collection, by whatever process. ok is false if there was none.
-func (r *Registry) LastCollection(ctx context.Context) (report CollectReport, ok bool, err error) {
-	var text string
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
-		text, err = tx.Note(lastCollection)
-		return err
-	})
-	if err != nil {
-		return report, false, AsError(err)
+func collections(tx *db.Tx) (all Collections, err error) {
+	text, err := tx.Note(collectionNote)
+	if err != nil || text == "" {
+		return all, err
 	}
-	return report, text != "" && json.Unmarshal([]byte(text), &report) == nil, nil
+	return all, json.Unmarshal([]byte(text), &all)
+}
+
+// Collections returns what collectors have done so far. Runs is 0 if none has run.
+func (r *Registry) Collections(ctx context.Context) (all Collections, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { all, err = collections(tx); return err })
+	if err != nil {
+		return all, AsError(err)
+	}
+	return all, nil
 }
 
 // view reads, unless the time is used up.
 func (c *collector) view(ctx context.Context, fn func(*db.Tx) error) error {
-	if !c.stop.IsZero() && time.Now().After(c.stop) {
-		return errEnough
+	if err := c.enough(); err != nil {
+		return err
 	}
 	return errors.Join(ctx.Err(), c.r.db.View(ctx, fn))
 }
 
-// sweep removes in one transaction, and then lets others write for as long as it took.
+// enough returns errEnough when the time is used up.
+func (c *collector) enough() error {
+	if !c.stop.IsZero() && time.Now().After(c.stop) {
+		return errEnough
+	}
+	return nil
+}
+
+// batch takes the first of a list that are to be removed in one transaction, as many as others can bear.
+func batch[T any](c *collector, list []T) (first, rest []T) {
+	n := sweepBatch
+	if c.busy {
+		n = politeBatch
+	}
+	n = min(n, len(list))
+	return list[:n], list[n:]
+}
+
+// sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
+	if err := c.enough(); err != nil {
+		return err
+	}
 	var took time.Duration
 	start := time.Now()
-	err := c.x.update(ctx, func(tx *db.Tx) error {
+	var version int64
+	timed := func(tx *db.Tx) (err error) {
 		began := time.Now()
 		defer func() { took = time.Since(began) }()
+		if version, err = tx.Version(); err != nil {
+			return err
+		}
 		return fn(tx)
-	})
+	}
+	err := c.x.relaxed(ctx, timed)
+	if errors.Is(err, db.ErrFull) && len(c.gone) > 0 { // the files that wait are room
+		if err = c.flush(ctx); err == nil {
+			err = c.x.relaxed(ctx, timed)
+		}
+	}
 	c.report.LongestLock = max(c.report.LongestLock, took)
 	if c.opt.Progress != nil {
 		c.opt.Progress(c.report)
 	}
-	if err == nil && !c.opt.DryRun {
-		time.Sleep(min(time.Since(start), 50*time.Millisecond))
+	count := c.r.db.Transactions()
+	c.busy = version != c.version || count > c.count+1
+	c.version, c.count = version, count
+	if err == nil && c.busy && !c.opt.DryRun {
+		time.Sleep(min(politePause*time.Since(start), 100*time.Millisecond))
 	}
 	return err
+}
+
+// remove adds files whose rows a sweep has removed to those that wait.
+func (c *collector) remove(ctx context.Context, list []db.StoredBlob) error {
+	if c.gone = append(c.gone, list...); len(c.gone) < flushAfter {
+		return nil
+	}
+	return c.flush(ctx)
+}
+
+// flush makes the removal of rows durable and removes their files. One that cannot be removed is an orphan for later.
+func (c *collector) flush(ctx context.Context) error {
+	if len(c.gone) == 0 {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := c.x.update(ctx, func(*db.Tx) error { return nil }); err != nil {
+		return err
+	}
+	for _, b := range c.gone {
+		if err := c.store.Remove(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation}); err != nil {
+			c.r.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
+			continue
+		}
+		c.report.Blobs++
+		c.report.Bytes += b.Size
+		c.opt.Found(Garbage{Kind: "blob", Digest: b.Digest, Bytes: b.Size, Why: "no repository has it"})
+	}
+	c.gone = c.gone[:0]
+	return nil
 }
 
 // forgetDeleted ends the undo of what was deleted before the window.
@@ -259,7 +362,7 @@ func (c *collector) sweepUntagged(ctx context.Context) error {
 	for again := true; again; {
 		before := c.report.Manifests
 		postponed, err := c.sweepManifests(ctx, "no tag, index or subject holds it",
-			func(tx *db.Tx, after int64) ([]db.Idle, error) { return tx.UntaggedManifests(after, cut, sweepBatch) },
+			func(tx *db.Tx, after int64) ([]db.Idle, error) { return tx.UntaggedManifests(after, cut, markPage) },
 			func(tx *db.Tx, id int64) ([]db.Idle, bool, error) { return deadHolders(tx, id, cut) })
 		if err != nil {
 			return err
@@ -295,7 +398,7 @@ func deadHolders(tx *db.Tx, id int64, cut db.Cutoff) (dead []db.Idle, postponed 
 func (c *collector) sweepDangling(ctx context.Context) error {
 	_, err := c.sweepManifests(ctx, "its subject is not there",
 		func(tx *db.Tx, after int64) ([]db.Idle, error) {
-			return tx.DanglingReferrers(after, c.leases, sweepBatch)
+			return tx.DanglingReferrers(after, c.leases, markPage)
 		},
 		func(tx *db.Tx, id int64) (dead []db.Idle, postponed bool, err error) {
 			dead, err = tx.Dangling(id, c.leases)
@@ -331,37 +434,45 @@ func (c *collector) sweepManifests(ctx context.Context, why string, list func(*d
 		if err != nil || done {
 			return postponed, err
 		}
-		if len(found) == 0 {
-			continue
-		}
-		gone := map[int64]db.Idle{}
-		err = c.sweep(ctx, func(tx *db.Tx) error {
-			clear(gone)
-			// All of them are asked before the first is removed: one that goes must not look like a subject that is gone.
-			for _, id := range found {
-				dead, _, err := garbage(tx, id)
-				if err != nil {
-					return err
-				}
-				for _, m := range dead {
-					gone[m.ID] = m
-				}
+		for len(found) > 0 {
+			var some []int64
+			some, found = batch(c, found)
+			if err := c.removeManifests(ctx, why, some, garbage); err != nil {
+				return postponed, err
 			}
-			for _, m := range gone {
-				if err := tx.DeleteManifest(db.Manifest{ID: m.ID, RepositoryID: m.RepositoryID, Digest: m.Digest}, c.opt.UndoWindow > 0); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return postponed, err
-		}
-		for _, m := range gone {
-			c.report.Manifests++
-			c.opt.Found(Garbage{Kind: "manifest", Repository: m.Repository, Digest: m.Digest, Why: why, Since: m.LeasedAt})
 		}
 	}
+}
+
+func (c *collector) removeManifests(ctx context.Context, why string, ids []int64, garbage func(*db.Tx, int64) ([]db.Idle, bool, error)) error {
+	gone := map[int64]db.Idle{}
+	err := c.sweep(ctx, func(tx *db.Tx) error {
+		clear(gone)
+		// All of them are asked before the first is removed: one that goes must not look like a subject that is gone.
+		for _, id := range ids {
+			dead, _, err := garbage(tx, id)
+			if err != nil {
+				return err
+			}
+			for _, m := range dead {
+				gone[m.ID] = m
+			}
+		}
+		for _, m := range gone {
+			if err := tx.DeleteManifest(db.Manifest{ID: m.ID, RepositoryID: m.RepositoryID, Digest: m.Digest}, c.opt.UndoWindow > 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range gone {
+		c.report.Manifests++
+		c.opt.Found(Garbage{Kind: "manifest", Repository: m.Repository, Digest: m.Digest, Why: why, Since: m.LeasedAt})
+	}
+	return nil
 }
 
 // sweepLinks takes blobs from repositories that no longer need them, and removes those that no repository has then.
@@ -369,45 +480,60 @@ func (c *collector) sweepLinks(ctx context.Context) error {
 	for last := (db.Idle{}); ; {
 		var idle []db.Idle
 		err := c.view(ctx, func(tx *db.Tx) (err error) {
-			idle, err = tx.IdleBlobs(last.RepositoryID, last.ID, c.leases, sweepBatch)
+			idle, err = tx.IdleBlobs(last.RepositoryID, last.ID, c.leases, markPage)
 			return err
 		})
 		if err != nil || len(idle) == 0 {
 			return err
 		}
 		last = idle[len(idle)-1]
-		var unlinked []db.Idle
-		var loose []db.StoredBlob
-		err = c.sweep(ctx, func(tx *db.Tx) error {
-			unlinked, loose = unlinked[:0], loose[:0]
-			for _, i := range idle {
-				done, err := tx.UnlinkIdle(i, c.leases)
-				if err != nil {
-					return err
-				}
-				if !done {
-					continue
-				}
-				unlinked = append(unlinked, i)
-				b, err := tx.RemoveLoose(i.ID, c.leases)
-				if err == nil {
-					loose = append(loose, b)
-				} else if !errors.Is(err, db.ErrNotFound) {
-					return err
-				}
+		for len(idle) > 0 {
+			var some []db.Idle
+			some, idle = batch(c, idle)
+			if err := c.unlink(ctx, some); err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
-		for _, i := range unlinked {
-			c.report.Links++
-			c.opt.Found(Garbage{Kind: "link", Repository: i.Repository, Digest: i.Digest,
-				Why: "no manifest of the repository needs it", Since: i.LeasedAt})
-		}
-		c.removeFiles(ctx, loose)
 	}
+}
+
+func (c *collector) unlink(ctx context.Context, idle []db.Idle) error {
+	var unlinked []db.Idle
+	var loose []db.StoredBlob
+	err := c.sweep(ctx, func(tx *db.Tx) error {
+		unlinked, loose = unlinked[:0], loose[:0]
+		for _, i := range idle {
+			done, err := tx.UnlinkIdle(i, c.leases)
+			if err != nil {
+				return err
+			}
+			if !done {
+				continue
+			}
+			unlinked = append(unlinked, i)
+			if loose, err = c.loosen(tx, i.ID, loose); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range unlinked {
+		c.report.Links++
+		c.opt.Found(Garbage{Kind: "link", Repository: i.Repository, Digest: i.Digest, Why: "no manifest of the repository needs it", Since: i.LeasedAt})
+	}
+	return c.remove(ctx, loose)
+}
+
+// loosen removes the row of a blob and adds it to the list, if nothing has the blob.
+func (c *collector) loosen(tx *db.Tx, id int64, loose []db.StoredBlob) ([]db.StoredBlob, error) {
+	b, err := tx.RemoveLoose(id, c.leases)
+	if errors.Is(err, db.ErrNotFound) {
+		return loose, nil
+	}
+	return append(loose, b), err
 }
 
 // sweepBlobs removes the blobs that no repository has, because they or their manifests were deleted.
@@ -415,43 +541,33 @@ func (c *collector) sweepBlobs(ctx context.Context) error {
 	for after := int64(0); ; {
 		var ids []int64
 		err := c.view(ctx, func(tx *db.Tx) (err error) {
-			ids, err = tx.LooseBlobs(after, c.leases, sweepBatch)
+			ids, err = tx.LooseBlobs(after, c.leases, markPage)
 			return err
 		})
 		if err != nil || len(ids) == 0 {
 			return err
 		}
 		after = ids[len(ids)-1]
-		var loose []db.StoredBlob
-		err = c.sweep(ctx, func(tx *db.Tx) error {
-			loose = loose[:0]
-			for _, id := range ids {
-				b, err := tx.RemoveLoose(id, c.leases)
-				if err == nil {
-					loose = append(loose, b)
-				} else if !errors.Is(err, db.ErrNotFound) {
-					return err
+		for len(ids) > 0 {
+			var some []int64
+			some, ids = batch(c, ids)
+			var loose []db.StoredBlob
+			err := c.sweep(ctx, func(tx *db.Tx) (err error) {
+				loose = loose[:0]
+				for _, id := range some {
+					if loose, err = c.loosen(tx, id, loose); err != nil {
+						return err
+					}
 				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return err
+			if err := c.remove(ctx, loose); err != nil {
+				return err
+			}
 		}
-		c.removeFiles(ctx, loose)
-	}
-}
-
-// removeFiles removes the files of rows that are gone for good. One that cannot be removed is an orphan for later.
-func (c *collector) removeFiles(ctx context.Context, list []db.StoredBlob) {
-	for _, b := range list {
-		if err := c.store.Remove(context.WithoutCancel(ctx), blobs.Name{Digest: b.Digest, Generation: b.Generation}); err != nil {
-			c.r.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
-			continue
-		}
-		c.report.Blobs++
-		c.report.Bytes += b.Size
-		c.opt.Found(Garbage{Kind: "blob", Digest: b.Digest, Bytes: b.Size, Why: "no repository has it"})
 	}
 }
 
@@ -493,7 +609,7 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	n := 0
 	err := c.store.Names(ctx, digest.Digest(from), func(name blobs.Name, info blobs.Info) error {
 		last = name.Digest
-		if n++; n%1000 == 0 && !c.stop.IsZero() && time.Now().After(c.stop) {
+		if n++; n%100 == 0 && c.enough() != nil {
 			return errEnough
 		}
 		if !info.Changed.Before(before) {
@@ -521,7 +637,7 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	if err == nil {
 		last = ""
 	}
-	if noting := c.sweep(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, last.String()) }); noting != nil {
+	if noting := c.x.update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, last.String()) }); noting != nil {
 		return noting
 	}
 	return err
@@ -536,11 +652,11 @@ func (c *collector) tidyJournal(ctx context.Context) error {
 		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
 	}
 	before := c.now.Add(-max(c.opt.UndoWindow, 0))
-	for n := int64(sweepBatch); n == sweepBatch; {
+	for n := int64(markPage); n == markPage; {
 		err := c.sweep(ctx, func(tx *db.Tx) error {
 			at, err := journalPosition(tx)
 			if err == nil {
-				n, err = tx.PruneChanges(before, at.ID, sweepBatch)
+				n, err = tx.PruneChanges(before, at.ID, markPage)
 			}
 			return err
 		})

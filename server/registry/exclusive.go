@@ -97,9 +97,18 @@ func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
 	}
 }
 
-// update is a durable write of the work: it fails with ErrLocked if the lock was lost.
+// update is a durable write of the work, and relaxed one that a later update makes durable. They fail with ErrLocked if
+// the lock was lost.
 func (x *exclusive) update(ctx context.Context, fn func(*db.Tx) error) error {
-	return x.r.db.Reclaim(ctx, func(tx *db.Tx) error {
+	return x.r.db.Reclaim(ctx, x.held(fn))
+}
+
+func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
+	return x.r.db.ReclaimRelaxed(ctx, x.held(fn))
+}
+
+func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {
+	return func(tx *db.Tx) error {
 		if err := tx.BeatLock(lockName, x.holder); err != nil {
 			if errors.Is(err, db.ErrNotFound) {
 				err = fmt.Errorf("%w, which took over from this one", ErrLocked)
@@ -107,5 +116,5 @@ func (x *exclusive) update(ctx context.Context, fn func(*db.Tx) error) error {
 			return err
 		}
 		return fn(tx)
-	})
+	}
 }

@@ -13,39 +13,107 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Every operation of the store fails once on the way of a push, in both kinds: it failed, and it failed but happened.
-// The push may fail, and then says so; whatever the repository shows afterwards is whole, and pushing again heals it.
+// A sequence of pushes, mounts, replacements and deletions, during which the k-th of each operation of the store fails,
+// in both kinds: it failed, and it failed but happened. A step may fail, and then says so; whatever the repositories
+// show afterwards is whole, and the same sequence again heals it.
 func TestStoreFaults(t *testing.T) {
 	for _, op := range []blobtest.Op{blobtest.OpStage, blobtest.OpWrite, blobtest.OpCommit, blobtest.OpRemove, blobtest.OpDiscard} {
 		for _, happened := range []bool{false, true} {
 			t.Run(fmt.Sprint(op, " happened ", happened), func(t *testing.T) {
-				f := newFixture(t)
-				faulty := &blobtest.Faulty{Store: f.store}
-				f.Registry = registry.New(registry.Config{DB: f.db, Blobs: faulty})
-				f.blob("a", "here before") // so that the next push replaces a file
-				faulty.FailNext(op, 1, happened)
-				for _, content := range []string{"here before", "new"} {
-					d := digest.FromString(content)
-					err := f.PutBlob(t.Context(), "a", d, chunk(content))
-					if err != nil && !errors.Is(err, blobtest.ErrInjected) {
-						t.Error("another error:", err)
-					}
-					got, readErr := f.read("a", d)
-					if err == nil && got != content || readErr == nil && got != content {
-						t.Errorf("after %v: %q, %v", err, got, readErr)
-					}
-					if _, statErr := f.StatBlob(t.Context(), "a", d); (statErr == nil) != (readErr == nil) {
-						t.Errorf("HEAD says %v, GET %v", statErr, readErr)
-					}
-				}
-				for _, content := range []string{"here before", "new"} {
-					f.blob("a", content)
-					if got, err := f.read("a", digest.FromString(content)); got != content {
-						t.Error(got, err)
-					}
+				for k := 1; failOnce(t, op, k, happened); k++ {
 				}
 			})
 		}
+	}
+}
+
+// failOnce runs the sequence with a fault, and says whether there was such an operation.
+func failOnce(t *testing.T, op blobtest.Op, k int, happened bool) bool {
+	f := newFixture(t)
+	faulty := &blobtest.Faulty{Store: f.store}
+	f.Registry = registry.New(registry.Config{DB: f.db, Blobs: faulty})
+	f.blob("a", "here before") // so that a push replaces a file
+	faulty.FailNext(op, k, happened)
+	acknowledged := map[registry.RepoName]map[string]bool{"a": {"here before": true}, "b": {}}
+	for i, step := range faultySequence(f) {
+		err := step.run()
+		switch {
+		case err == nil:
+			acknowledged[step.repo][step.content] = !step.removes
+		case !errors.Is(err, blobtest.ErrInjected) && !registry.BlobUnknown.Is(err):
+			t.Errorf("%s %d, step %d: another error: %v", op, k, i, err)
+		}
+		for repo, has := range acknowledged {
+			for content, want := range has {
+				got, err := f.read(repo, digest.FromString(content))
+				_, statErr := f.StatBlob(t.Context(), repo, digest.FromString(content))
+				if want && got != content || err == nil && got != content || (err == nil) != (statErr == nil) {
+					t.Errorf("%s %d, step %d: %s in %s: %q, GET says %v, HEAD %v", op, k, i, content, repo, got, err, statErr)
+				}
+			}
+		}
+	}
+	fired := faulty.Fired()
+	faulty.FailNext(op, 0, false)
+	for i, step := range faultySequence(f) {
+		if err := step.run(); err != nil {
+			t.Errorf("%s %d, step %d again: %v", op, k, i, err)
+		}
+	}
+	return fired
+}
+
+type faultyStep struct {
+	repo    registry.RepoName
+	content string
+	removes bool
+	run     func() error
+}
+
+func faultySequence(f *fixture) []faultyStep {
+	ctx := f.t.Context()
+	put := func(content string) func() error {
+		return func() error { return f.PutBlob(ctx, "a", digest.FromString(content), chunk(content)) }
+	}
+	chunks := func(content string) func() error {
+		return func() error {
+			u, err := f.StartUpload(ctx, "a", digest.SHA256)
+			if err == nil {
+				_, err = f.AppendUpload(ctx, "a", u.ID, chunk(content[:3]))
+			}
+			if err == nil {
+				_, err = f.FinishUpload(ctx, "a", u.ID, digest.FromString(content), chunk(content[3:]))
+			}
+			return err
+		}
+	}
+	cancel := func() error {
+		u, err := f.StartUpload(ctx, "a", digest.SHA256)
+		if err == nil {
+			_, err = f.AppendUpload(ctx, "a", u.ID, chunk("never finished"))
+		}
+		if err == nil {
+			err = f.CancelUpload(ctx, "a", u.ID)
+		}
+		return err
+	}
+	mount := func() error {
+		mounted, err := f.MountBlob(ctx, "b", digest.FromString("new"), "a")
+		if err == nil && !mounted {
+			err = registry.BlobUnknown.With("new")
+		}
+		return err
+	}
+	remove := func() error { return f.DeleteBlob(ctx, "a", digest.FromString("new")) }
+	return []faultyStep{
+		{"a", "here before", false, put("here before")},
+		{"a", "new", false, put("new")},
+		{"a", "in chunks", false, chunks("in chunks")},
+		{"a", "", true, cancel},
+		{"b", "new", false, mount},
+		{"a", "new", false, put("new")},
+		{"a", "new", true, remove},
+		{"a", "new", false, chunks("new")},
 	}
 }
 

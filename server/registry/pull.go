@@ -129,17 +129,9 @@ func (r *Registry) promise(ctx context.Context, d digest.Digest, b db.Blob, info
 // MountBlob gives the repository a blob that another one has ("Mounting a blob from another repository", end-11), or any
 // other if from is empty. mounted is false if there is none: the client uploads it then.
 func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest, from RepoName) (mounted bool, err error) {
-	if err := r.mountable(ctx, d, from); err != nil {
-		if BlobUnknown.Is(err) {
-			err = nil
-		}
-		return false, err
-	}
+	var b db.Blob
 	err = r.db.Update(ctx, func(tx *db.Tx) error {
-		b, err := source(tx, d, from)
-		if errors.Is(err, db.ErrNotFound) {
-			return nil
-		}
+		b, err = source(tx, d, from)
 		if err != nil {
 			return err
 		}
@@ -147,31 +139,29 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 		if err != nil {
 			return err
 		}
-		mounted = true
 		return tx.LinkBlob(repositoryID, b.ID, d)
 	})
+	if err == nil {
+		err = r.present(ctx, d, b)
+	}
+	if errors.Is(err, db.ErrNotFound) || BlobUnknown.Is(err) {
+		return false, nil
+	}
 	if err != nil {
 		return false, AsError(err)
 	}
-	return mounted, nil
+	return true, nil
 }
 
-// mountable looks at the bytes before they are promised to another repository. BlobUnknown if there are none.
-func (r *Registry) mountable(ctx context.Context, d digest.Digest, from RepoName) error {
-	var b db.Blob
-	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
-		b, err = source(tx, d, from)
-		return err
-	})
-	if err != nil {
-		return unknown(err, BlobUnknown, d.String())
-	}
+// present looks at the bytes before they are promised. BlobUnknown if they are missing or damaged, and also if a push
+// replaces the file at this moment: in both cases the client brings them.
+func (r *Registry) present(ctx context.Context, d digest.Digest, b db.Blob) error {
 	info, err := r.blobs.Stat(ctx, blobs.Name{Digest: d, Generation: b.Generation})
 	if errors.Is(err, blobs.ErrNotFound) {
-		return BlobUnknown.With(d.String()) // missing, or replaced at this moment: in both cases the client brings it
+		return BlobUnknown.With(d.String())
 	}
 	if err != nil {
-		return AsError(err)
+		return err
 	}
 	return r.promise(ctx, d, b, info)
 }
