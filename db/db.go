@@ -100,7 +100,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	// One process at a time makes, upgrades or looks into the file: switching to the log does not wait for others.
 	turn := openTurn(opt.Path + "-turn")
 	defer turn.close()
-	defer turn.take()()
+	defer turn.take(busyTimeout)() // an upgrade takes its time
 	if d.pool, err = sqlx.Open("sqlite", dsn(opt.Path)); err != nil {
 		return nil, wrap(err)
 	}

@@ -23,7 +23,7 @@ func TestTurnOfAStoppedProcess(t *testing.T) {
 	}
 	stopped := openTurn(path + "-turn")
 	defer stopped.close()
-	release := stopped.take()
+	release := stopped.take(turnWait)
 	writes := make(chan time.Duration)
 	go func() {
 		for range 3 {

@@ -12,14 +12,12 @@ import (
 // turn is a queue of the processes that write to a database: a lock on a file beside it. A process that dies leaves it.
 // Without the file, writers ask for SQLite's lock whenever they like, which is as safe and less fair.
 //
-// A process that stands still does not leave it. So nobody waits for the turn for longer than turnWait, and after that
+// A process that stands still does not leave it. So nobody waits for the turn for long, and after that
 // only once it has been free again.
 type turn struct {
 	f     *os.File
 	stuck bool
 }
-
-const turnWait = 5 * time.Second
 
 func openTurn(path string) *turn {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -29,13 +27,13 @@ func openTurn(path string) *turn {
 	return &turn{f: f}
 }
 
-// take waits for the turn. The caller calls release.
-func (t *turn) take() (release func()) {
+// take waits for the turn, and goes without it when patience ends. The caller calls release.
+func (t *turn) take(patience time.Duration) (release func()) {
 	if t.f == nil {
 		return func() {}
 	}
 	const pause = 200 * time.Microsecond
-	for deadline := time.Now().Add(turnWait); ; time.Sleep(pause) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
 		err := flock(t.f, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			t.stuck = false

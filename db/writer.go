@@ -166,12 +166,15 @@ func (w *writer) begin(durable bool) error {
 	return w.lock()
 }
 
+// turnWait is how long a write waits for its turn.
+const turnWait = 5 * time.Second
+
 // lock begins a write transaction, which another process may be in the middle of. A server that commits one group after
 // the other leaves the lock free for microseconds only, so whoever asked for it from time to time would hardly ever get
 // it. Therefore writers queue: who has the turn asks again and again, and the others wait until he has got the lock.
 func (w *writer) lock() error {
 	const pause = 200 * time.Microsecond
-	release := w.turn.take()
+	release := w.turn.take(turnWait)
 	defer release()
 	for deadline := time.Now().Add(busyTimeout); ; time.Sleep(pause) {
 		err := w.conn.exec("BEGIN IMMEDIATE")
