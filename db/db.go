@@ -45,6 +45,8 @@ type Options struct {
 	Schema string           // the text of schema.sql, run whole on a new file
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: discarded
+
+	unused bool // no process has it open
 }
 
 // DB is an open database. Its methods are safe for concurrent use.
@@ -52,6 +54,7 @@ type DB struct {
 	path    string
 	now     func() time.Time
 	log     *slog.Logger
+	unused  bool // no other process had it open when this one opened it
 	pool    *sqlx.DB
 	readers chan *conn
 	writer  *writer
@@ -82,6 +85,12 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast() {
 		d, err = open(ctx, opt) // the log and its index need room before anything can be removed
 	}
+	if errors.Is(err, errOlder) { // a running program would write to what it does not know
+		if err = Unused(ctx, opt.Path); err == nil {
+			opt.unused = true
+			d, err = open(ctx, opt)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", opt.Path, err)
 	}
@@ -90,7 +99,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 
 func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	bindDriver()
-	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, readers: make(chan *conn, readers)}
+	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, unused: opt.unused, readers: make(chan *conn, readers)}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -113,6 +122,14 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil { // the pool does not close what it has handed out
+			w.close()
+			for len(d.readers) > 0 {
+				(<-d.readers).close()
+			}
+		}
+	}()
 	if err := prepare(ctx, d, w, opt.Schema); err != nil {
 		return nil, err
 	}

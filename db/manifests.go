@@ -3,6 +3,7 @@ package db
 import (
 	"database/sql"
 	"errors"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -14,6 +15,7 @@ type Manifest struct {
 	Digest       digest.Digest
 	MediaType    string
 	Size         int64
+	LeasedAt     time.Time
 	Content      []byte // nil where a method says so
 }
 
@@ -21,7 +23,7 @@ const (
 	manifestByDigest = ` FROM repositories r JOIN manifests m ON m.repository_id = r.id WHERE r.name = ? AND m.digest = ?`
 	manifestByTag    = ` FROM repositories r JOIN tags t ON t.repository_id = r.id JOIN manifests m ON m.id = t.manifest_id
 		WHERE r.name = ? AND t.name = ?`
-	manifestColumns = `SELECT m.id, m.repository_id, m.digest, m.media_type, m.size`
+	manifestColumns = `SELECT m.id, m.repository_id, m.digest, m.media_type, m.size, m.leased_at`
 	contentColumn   = `, m.content`
 )
 
@@ -55,13 +57,15 @@ func (tx *Tx) StatTaggedManifest(repo RepoName, tag Tag) (Manifest, error) {
 
 func (tx *Tx) manifest(query string, withContent bool, args ...any) (m Manifest, err error) {
 	var packed []byte
-	dest := []any{&m.ID, &m.RepositoryID, &packed, &m.MediaType, &m.Size}
+	var leased int64
+	dest := []any{&m.ID, &m.RepositoryID, &packed, &m.MediaType, &m.Size, &leased}
 	if withContent {
 		dest = append(dest, &m.Content)
 	}
 	if err := tx.row(query, args, dest...); err != nil {
 		return m, err
 	}
+	m.LeasedAt = fromMicros(leased)
 	m.Digest, err = unpackDigest(packed)
 	return m, err
 }
@@ -105,6 +109,15 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 
 func (tx *Tx) holdChild(manifestID, childID int64) error {
 	_, err := tx.run(`INSERT INTO manifest_children (manifest_id, child_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, manifestID, childID)
+	return err
+}
+
+// LeaseManifest begins the lease of a manifest anew. ErrNotFound if it is gone.
+func (tx *Tx) LeaseManifest(m Manifest) error {
+	n, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id = ? AND repository_id = ?`, micros(tx.Now), m.ID, m.RepositoryID)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
 	return err
 }
 
@@ -245,13 +258,15 @@ func (tx *Tx) manifests(query string, withContent bool, args ...any) (list []Man
 	err = tx.rows(query, args, func(r *sql.Rows) error {
 		var m Manifest
 		var packed []byte
-		dest := []any{&m.ID, &m.RepositoryID, &packed, &m.MediaType, &m.Size}
+		var leased int64
+		dest := []any{&m.ID, &m.RepositoryID, &packed, &m.MediaType, &m.Size, &leased}
 		if withContent {
 			dest = append(dest, &m.Content)
 		}
 		if err := r.Scan(dest...); err != nil {
 			return err
 		}
+		m.LeasedAt = fromMicros(leased)
 		m.Digest, err = unpackDigest(packed)
 		list = append(list, m)
 		return err

@@ -149,6 +149,9 @@ func upgrade(ctx context.Context, c *conn, schema string) error {
 	return wrap(err)
 }
 
+// errOlder means that the database has to be upgraded, and that nobody has looked yet whether an older program uses it.
+var errOlder = errors.New("the database is older than the program")
+
 // copyBeforeUpgrade copies a database that upgrade will change.
 func copyBeforeUpgrade(ctx context.Context, d *DB, c *conn) error {
 	var version, application int
@@ -157,6 +160,9 @@ func copyBeforeUpgrade(ctx context.Context, d *DB, c *conn) error {
 	}
 	if application != applicationID || version < 1 || version >= schemaVersion {
 		return nil
+	}
+	if !d.unused {
+		return errOlder
 	}
 	to := fmt.Sprintf("%s.schema-%d", d.path, version)
 	if err := snapshot(ctx, c, to); err != nil {

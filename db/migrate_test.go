@@ -3,6 +3,7 @@ package db_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -117,6 +118,26 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("the copy of version %d has another shape than the original had", version)
 		}
 	}
+}
+
+// A program of the old version may still serve the database: the new one does not change it under its feet.
+func TestUpgradeOfADatabaseInUse(t *testing.T) {
+	path := oldDatabase(t, 1, "")
+	c, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := c.QueryRowContext(t.Context(), "SELECT count(*) FROM tags").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Open(t.Context(), db.Options{Path: path, Schema: dbtest.Schema(t)}); !errors.Is(err, db.ErrInUse) {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.OpenAt(t, path, nil)
 }
 
 // An upgrade that fails on its way leaves what was there.

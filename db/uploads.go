@@ -51,6 +51,27 @@ func (tx *Tx) DeleteUpload(id string) error {
 	return err
 }
 
+// EndUpload ends a session whose blob is stored. If it was open for longer than long, a session that nobody can continue
+// takes its place under a new id until it expires: earlier layers of the same push may have no manifest yet, and their
+// leases may have run out meanwhile. ErrNotFound if there is none.
+func (tx *Tx) EndUpload(id, newID string, long time.Duration) error {
+	var created int64
+	if err := tx.row(`SELECT created_at FROM uploads WHERE id = ?`, []any{id}, &created); err != nil {
+		return err
+	}
+	if tx.Now.Sub(fromMicros(created)) <= long {
+		return tx.DeleteUpload(id)
+	}
+	_, err := tx.run(`UPDATE uploads SET id = ?, size = 0, hash_state = x'', boot_id = '', updated_at = ? WHERE id = ?`, newID, micros(tx.Now), id)
+	return err
+}
+
+// DropUploads ends every session, in a copy of a database that has no staged bytes beside it.
+func (tx *Tx) DropUploads() error {
+	_, err := tx.run(`DELETE FROM uploads`)
+	return err
+}
+
 // CountUploads returns the number of open sessions of a repository.
 func (tx *Tx) CountUploads(repo RepoName) (n int, err error) {
 	err = tx.row(`SELECT count(*) FROM uploads WHERE repository = ?`, []any{string(repo)}, &n)

@@ -1,11 +1,14 @@
 package server_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"strings"
 	"testing"
@@ -45,7 +48,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// wire sends bytes as they are and returns everything that comes back until the server closes the connection.
+// wire sends bytes as they are and returns the answer.
 func (c *client) wire(text string) string {
 	c.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
@@ -54,8 +57,15 @@ func (c *client) wire(text string) string {
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, text)
-	conn.(*net.TCPConn).CloseWrite()
-	got, err := io.ReadAll(conn)
+	// Not closed for writing, which the server would take for a client that has gone away.
+	method, _, _ := strings.Cut(text, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		c.t.Errorf("%.100q: %v", text, err)
+		return ""
+	}
+	defer resp.Body.Close()
+	got, err := httputil.DumpResponse(resp, true)
 	if err != nil {
 		c.t.Errorf("%.100q: %v", text, err)
 	}

@@ -141,6 +141,15 @@ func (r *rig) run(cycles int) int {
 // newRegistry goes on with an empty registry. Every other one has its blobs on a second disk: beside the database they
 // gain from its flushes, since a journal that is flushed for one file takes along what was done to all.
 func (r *rig) newRegistry(n int) {
+	for _, d := range r.disks { // of the ones before there is nothing to be learned any more
+		old, err := filepath.Glob(filepath.Join(d.at, "registry*"))
+		for _, path := range old {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
 	name := fmt.Sprint("registry", n)
 	r.db = filepath.Join(r.disks[0].at, name, "reg.db")
 	r.blobs = filepath.Join(r.disks[n%2].at, name, "blobs")

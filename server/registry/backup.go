@@ -83,8 +83,10 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 		err = errors.Join(err, t.previous.Close())
 	}
 	if err == nil {
-		// The copy has no journal beside it, and no maintenance under way.
-		err = named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
+		// The copy has no journal and no staged bytes beside it, and no maintenance under way.
+		err = named.Update(ctx, func(tx *db.Tx) error {
+			return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
+		})
 	}
 	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
 		err = x.update(ctx, func(*db.Tx) error { return nil })
@@ -462,5 +464,7 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 	if err := t.all(ctx); err != nil {
 		return err
 	}
-	return named.Update(ctx, func(tx *db.Tx) error { return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks()) })
+	return named.Update(ctx, func(tx *db.Tx) error {
+		return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
+	})
 }

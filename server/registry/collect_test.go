@@ -173,6 +173,46 @@ func TestCollectKeepsThePushUnderWay(t *testing.T) {
 	f.wantFiles(0, 0)
 }
 
+// The last upload of a long push ends before its manifest comes: what was pushed first is still kept.
+func TestCollectKeepsALongPushToItsManifest(t *testing.T) {
+	f := newFixture(t)
+	opt := registry.CollectOptions{Grace: time.Hour, Untagged: true}
+	first := f.blob("a", "first")
+	u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.pass(3 * time.Hour)
+	if _, err := f.FinishUpload(t.Context(), "a", u.ID, digest.FromString("last"), chunk("last")); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(opt)
+	f.put("a", "v1", image(first, v1.Descriptor{MediaType: "x", Digest: digest.FromString("last"), Size: 4}))
+	if _, err := f.UploadStatus(t.Context(), "a", u.ID); !registry.BlobUploadUnknown.Is(err) {
+		t.Error("the session can be continued:", err)
+	}
+	f.pass(25 * time.Hour)
+	if n, err := f.ExpireUploads(t.Context()); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// A client that finds a child by its digest does not push it again.
+func TestCollectKeepsAManifestThatWasAskedFor(t *testing.T) {
+	f := newFixture(t)
+	opt := registry.CollectOptions{Grace: 2 * time.Hour, Untagged: true}
+	child := f.put("a", "", image(f.blob("a", "config")))
+	f.pass(3 * time.Hour)
+	if _, err := f.StatManifest(t.Context(), "a", registry.Reference{Digest: child.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	f.collect(opt)
+	f.put("a", "v1", index(child))
+	f.pass(3 * time.Hour)
+	f.collect(opt)
+	f.pull("a", "v1", "config")
+}
+
 // Referrers live as long as their subject, and then for the grace.
 func TestCollectDanglingReferrers(t *testing.T) {
 	f := newFixture(t, noUndo)

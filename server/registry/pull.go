@@ -25,19 +25,32 @@ type Manifest struct {
 
 // Manifest returns what ref names ("Pulling manifests", end-3). ManifestUnknown.
 func (r *Registry) Manifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
-	return r.manifest(ctx, repo, ref, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
+	m, err := r.findManifest(ctx, repo, ref, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
+	return manifestOf(m), unknown(err, ManifestUnknown, ref.String())
 }
 
-// StatManifest is Manifest without the content.
+// StatManifest is Manifest without the content. Clients skip pushing a child of an index that it finds by digest, so that
+// is a promise: its lease is renewed when it is getting old.
 func (r *Registry) StatManifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
-	return r.manifest(ctx, repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
+	m, err := r.findManifest(ctx, repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
+	if err == nil && ref.Digest != "" && r.db.Now().Sub(m.LeasedAt) > leaseRenewal {
+		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseManifest(m) })
+		if err != nil && !errors.Is(err, db.ErrNotFound) {
+			r.log.Warn("a lease could not be renewed", "digest", m.Digest, "err", err) // reads go on when the disk is full
+			err = nil
+		}
+	}
+	return manifestOf(m), unknown(err, ManifestUnknown, ref.String())
 }
 
-func (r *Registry) manifest(ctx context.Context, repo RepoName, ref Reference,
+func manifestOf(m db.Manifest) Manifest {
+	return Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: m.Size, Content: m.Content}
+}
+
+func (r *Registry) findManifest(ctx context.Context, repo RepoName, ref Reference,
 	byDigest func(*db.Tx, RepoName, digest.Digest) (db.Manifest, error), byTag func(*db.Tx, RepoName, Tag) (db.Manifest, error),
-) (Manifest, error) {
-	var m db.Manifest
-	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+) (m db.Manifest, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
 		if ref.Digest != "" {
 			m, err = byDigest(tx, repo, ref.Digest)
 		} else {
@@ -45,10 +58,7 @@ func (r *Registry) manifest(ctx context.Context, repo RepoName, ref Reference,
 		}
 		return err
 	})
-	if err != nil {
-		return Manifest{}, unknown(err, ManifestUnknown, ref.String())
-	}
-	return Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: m.Size, Content: m.Content}, nil
+	return m, err
 }
 
 // Blob is an open blob.

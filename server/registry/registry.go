@@ -145,7 +145,7 @@ func (r *Registry) checkPair(ctx context.Context) error {
 	if err != nil || paired != "" {
 		return err
 	}
-	if err := r.db.Update(ctx, func(tx *db.Tx) error { return tx.SetNote(pairedNote, "yes") }); err != nil {
+	if err := r.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.SetNote(pairedNote, "yes") }); err != nil {
 		return AsError(err)
 	}
 	return nil

@@ -182,7 +182,7 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 			return errors.New("the machine stood still in the middle of a push: the file may have been collected")
 		}
 		if hasRow {
-			if err := tx.DeleteUpload(u.ID); err != nil {
+			if err := tx.EndUpload(u.ID, newUploadID(), leaseRenewal); err != nil {
 				return unknown(err, BlobUploadUnknown, nil)
 			}
 		}
