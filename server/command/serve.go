@@ -60,6 +60,11 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { // what the last requests changed
+		if err := reg.ExportJournal(context.WithoutCancel(ctx)); err != nil {
+			log.Warn("the journal beside the blobs is behind", "err", err)
+		}
+	}()
 	defer announceStop(ctx, log)()
 	defer runJobs(ctx, log, reg, opt.jobs)()
 	return srv.Serve(ctx, ln)
