@@ -6,46 +6,61 @@ import (
 )
 
 // Removing something from a database needs room for the log first. On a disk without a free byte nothing could ever be
-// removed, so a file keeps a little room that is given up then. It lies beside the database because that is the disk
-// that has to have the room.
+// removed, so two files keep a little room that is given up then: one by whoever deletes, the other by the collector
+// only, or many small deletions would leave it nothing. They lie beside the database because that is the disk that has
+// to have the room.
+var ballasts = []string{"-ballast", "-ballast2"}
 
-// ballastSize is enough for the log of the collector's first batches; what they free pays for the next ones.
+// ballastSize, of each, is enough for the log of the collector's first batches; what they free pays for the next ones.
 const ballastSize = 4 << 20
 
-// KeepBallast makes the ballast file if it is missing and the disk has plenty of room for it. It returns whether the
-// ballast is there. On a file system that cannot reserve space there is none.
-func (d *DB) KeepBallast() (kept bool, err error) {
-	if info, err := os.Stat(d.ballast()); err == nil && info.Size() > 0 {
-		return true, nil
-	} else if err == nil { // a process was killed in the middle of making it
-		if err := os.Remove(d.ballast()); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return false, err
+// KeepBallast makes the ballast files if they are missing and the disk has plenty of room for them. On a file system that
+// cannot reserve space there are none.
+func (d *DB) KeepBallast() error {
+	for _, suffix := range ballasts {
+		if err := keepBallast(d.path + suffix); err != nil {
+			return err
 		}
 	}
-	size, err := ballastFor(d.ballast())
-	if err != nil || size == 0 {
-		return false, err
-	}
-	f, err := os.OpenFile(d.ballast(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := errors.Join(reserve(f, size), f.Close()); err != nil {
-		return false, errors.Join(err, os.Remove(d.ballast()))
-	}
-	return true, nil
+	return nil
 }
 
-func (d *DB) ballast() string { return d.path + "-ballast" }
-
-// dropBallast gives the room free. It returns whether there was any.
-func (d *DB) dropBallast() bool {
-	if err := os.Remove(d.ballast()); err != nil {
-		return false
+func keepBallast(path string) error {
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		return nil
+	} else if err == nil { // a process was killed in the middle of making it
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
-	d.log.Warn("the disk is full: the reserve is given up so that things can be removed")
-	return true
+	size, err := ballastFor(path)
+	if err != nil || size == 0 {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(reserve(f, size), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// dropBallast gives room free: the first ballast, or with last the next one that is left. It returns whether there was
+// any.
+func (d *DB) dropBallast(last bool) bool {
+	for i, suffix := range ballasts {
+		if i > 0 && !last {
+			break
+		}
+		if os.Remove(d.path+suffix) == nil {
+			d.log.Warn("the disk is full: a reserve is given up so that things can be removed")
+			return true
+		}
+	}
+	return false
 }

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ballastFor returns how much the disk of a file can spare: a sixteenth of what is free, which leaves room to come back
-// to when the disk has been full; nothing if that is too little to be of use.
+// ballastFor returns how much the disk of a file can spare: a sixteenth of what is free, which leaves room to come
+// back to when the disk has been full; nothing if that is too little to be of use.
 func ballastFor(path string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(path), &s); err != nil {

@@ -82,7 +82,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	d, err := open(ctx, opt)
-	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast() {
+	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast(true) {
 		d, err = open(ctx, opt) // the log and its index need room before anything can be removed
 	}
 	if errors.Is(err, errOlder) { // a running program would write to what it does not know
@@ -278,16 +278,19 @@ func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 
 // Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and runs fn
 // again.
-func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error { return d.reclaim(ctx, fn, true) }
-
-// ReclaimRelaxed is to Relaxed what Reclaim is to Update.
-func (d *DB) ReclaimRelaxed(ctx context.Context, fn func(*Tx) error) error {
-	return d.reclaim(ctx, fn, false)
+func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
+	err := d.Update(ctx, fn)
+	if errors.Is(err, ErrFull) && d.dropBallast(false) {
+		err = d.Update(ctx, fn)
+	}
+	return err
 }
 
-func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable bool) error {
+// Collect is Reclaim for the collector, who may give up all of the ballast. Without durable it is to Relaxed what that
+// is to Update.
+func (d *DB) Collect(ctx context.Context, durable bool, fn func(*Tx) error) error {
 	err := d.writer.do(ctx, fn, durable)
-	if errors.Is(err, ErrFull) && d.dropBallast() {
+	for errors.Is(err, ErrFull) && d.dropBallast(true) {
 		err = d.writer.do(ctx, fn, durable)
 	}
 	return err

@@ -127,7 +127,7 @@ func Replace(from, path string) error {
 // Discard removes a database that nobody needs, with what lies beside it.
 func Discard(path string) error {
 	var errs []error
-	for _, suffix := range []string{"", "-wal", "-shm", "-ballast", "-turn"} {
+	for _, suffix := range []string{"", "-wal", "-shm", "-ballast", "-ballast2", "-turn"} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

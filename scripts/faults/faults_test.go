@@ -104,7 +104,7 @@ type server struct {
 // start runs a process and returns when it answers.
 func (s *server) start() {
 	s.t.Helper()
-	args := []string{binary, "serve", "--db", s.db, "--blobs", s.blobs, "--addr", "127.0.0.1:0", "--log-format", "json"}
+	args := []string{binary, "serve", "--db", s.db, "--blobs", s.blobs, "--addr", "127.0.0.1:0", "--log-format", "json", "--journal-interval", "1h"}
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if s.injector != nil {

@@ -64,6 +64,8 @@ func serveFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "drain-timeout", EnvVars: env("drain-timeout"), Value: 30 * time.Second, DefaultText: "30s",
 			Usage: "on SIGTERM, let requests finish for this `TIME`"},
 		undoFlag(),
+		&cli.DurationFlag{Name: "journal-interval", EnvVars: env("journal-interval"), Value: 2 * time.Second, DefaultText: "2s",
+			Usage: "copy what changed to the journal beside the blobs, which registry rebuild reads, every `TIME`"},
 		&cli.StringFlag{Name: "gc-interval", EnvVars: env("gc-interval"),
 			Usage: "collect garbage on this `SCHEDULE`: a time between two runs such as 6h, or cron's five fields; off when empty"},
 		collectFlags("gc-")[0], collectFlags("gc-")[1], scrubFlags()[0], scrubFlags()[1],

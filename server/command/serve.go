@@ -124,6 +124,9 @@ func (s *settings) registryConfig() (cfg registry.Config, err error) {
 	if cfg.UndoWindow, err = s.undoWindow(); err != nil {
 		return cfg, err
 	}
+	if cfg.JournalEvery, err = s.positive("journal-interval"); err != nil {
+		return cfg, err
+	}
 	cfg.UploadTimeout, err = s.positive("upload-timeout")
 	return cfg, err
 }

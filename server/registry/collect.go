@@ -114,6 +114,7 @@ type collector struct {
 	now     time.Time
 	stop    time.Time // zero: never
 	leases  db.Cutoff
+	full    bool // the disk is, or was
 	busy    bool // others write, too; it shows in what follows
 	version int64
 	count   uint64
@@ -195,7 +196,7 @@ type Collections struct {
 }
 
 func (c *collector) remember(ctx context.Context) error {
-	return c.r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+	return c.r.db.Collect(context.WithoutCancel(ctx), false, func(tx *db.Tx) error {
 		all, err := collections(tx)
 		if err != nil {
 			return err
@@ -242,14 +243,26 @@ func (c *collector) enough() error {
 	return nil
 }
 
-// batch takes the first of a list that are to be removed in one transaction, as many as others can bear.
-func batch[T any](c *collector, list []T) (first, rest []T) {
-	n := sweepBatch
-	if c.busy {
-		n = politeBatch
+// inBatches calls remove for a list, as much of it at a time as others can bear. On a full disk, where every page of the
+// log is dear, it goes on with less.
+func inBatches[T any](c *collector, list []T, remove func([]T) error) error {
+	for len(list) > 0 {
+		n := sweepBatch
+		if c.busy || c.full {
+			n = politeBatch
+		}
+		n = min(n, len(list))
+		err := remove(list[:n])
+		if errors.Is(err, db.ErrFull) && !c.full {
+			c.full = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		list = list[n:]
 	}
-	n = min(n, len(list))
-	return list[:n], list[n:]
+	return nil
 }
 
 // sweep removes in one transaction, and lets others write after it if there are any.
@@ -289,7 +302,7 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 
 // remove adds files whose rows a sweep has removed to those that wait.
 func (c *collector) remove(ctx context.Context, list []db.StoredBlob) error {
-	if c.gone = append(c.gone, list...); len(c.gone) < flushAfter {
+	if c.gone = append(c.gone, list...); len(c.gone) < flushAfter && !c.full {
 		return nil
 	}
 	return c.flush(ctx)
@@ -434,12 +447,8 @@ func (c *collector) sweepManifests(ctx context.Context, why string, list func(*d
 		if err != nil || done {
 			return postponed, err
 		}
-		for len(found) > 0 {
-			var some []int64
-			some, found = batch(c, found)
-			if err := c.removeManifests(ctx, why, some, garbage); err != nil {
-				return postponed, err
-			}
+		if err := inBatches(c, found, func(some []int64) error { return c.removeManifests(ctx, why, some, garbage) }); err != nil {
+			return postponed, err
 		}
 	}
 }
@@ -487,12 +496,8 @@ func (c *collector) sweepLinks(ctx context.Context) error {
 			return err
 		}
 		last = idle[len(idle)-1]
-		for len(idle) > 0 {
-			var some []db.Idle
-			some, idle = batch(c, idle)
-			if err := c.unlink(ctx, some); err != nil {
-				return err
-			}
+		if err := inBatches(c, idle, func(some []db.Idle) error { return c.unlink(ctx, some) }); err != nil {
+			return err
 		}
 	}
 }
@@ -548,9 +553,7 @@ func (c *collector) sweepBlobs(ctx context.Context) error {
 			return err
 		}
 		after = ids[len(ids)-1]
-		for len(ids) > 0 {
-			var some []int64
-			some, ids = batch(c, ids)
+		err = inBatches(c, ids, func(some []int64) error {
 			var loose []db.StoredBlob
 			err := c.sweep(ctx, func(tx *db.Tx) (err error) {
 				loose = loose[:0]
@@ -564,9 +567,10 @@ func (c *collector) sweepBlobs(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := c.remove(ctx, loose); err != nil {
-				return err
-			}
+			return c.remove(ctx, loose)
+		})
+		if err != nil {
+			return err
 		}
 	}
 }

@@ -59,7 +59,7 @@ func (x *exclusive) take(ctx context.Context, purpose string) error {
 	for waited := time.Duration(0); ; waited += lockBeat / 4 {
 		var other db.Lock
 		taken := false
-		err := x.r.db.Reclaim(ctx, func(tx *db.Tx) (err error) {
+		err := x.r.db.Collect(ctx, true, func(tx *db.Tx) (err error) {
 			other, taken, err = tx.TakeLock(lockName, x.holder, purpose, tx.Now.Add(-lockLost))
 			return err
 		})
@@ -100,11 +100,11 @@ func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
 // update is a durable write of the work, and relaxed one that a later update makes durable. They fail with ErrLocked if
 // the lock was lost.
 func (x *exclusive) update(ctx context.Context, fn func(*db.Tx) error) error {
-	return x.r.db.Reclaim(ctx, x.held(fn))
+	return x.r.db.Collect(ctx, true, x.held(fn))
 }
 
 func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
-	return x.r.db.ReclaimRelaxed(ctx, x.held(fn))
+	return x.r.db.Collect(ctx, false, x.held(fn))
 }
 
 func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {

@@ -56,12 +56,14 @@ type Config struct {
 	UploadTimeout time.Duration // an upload that has not moved for so long expires; 24 h
 	MaxUploads    int           // open upload sessions of one repository; 10,000
 	UndoWindow    time.Duration // how long deletions can be undone; 7 days, negative: not at all
+	JournalEvery  time.Duration // how far the journal beside the blobs may be behind while Maintain runs; 2 s
 }
 
 const (
 	defaultUploadTimeout = 24 * time.Hour
 	defaultMaxUploads    = 10_000
 	defaultUndoWindow    = 7 * 24 * time.Hour
+	defaultJournalEvery  = 2 * time.Second
 )
 
 // Registry is safe for concurrent use, and several processes may have one each over the same database and store.
@@ -73,6 +75,7 @@ type Registry struct {
 	uploadTimeout time.Duration
 	maxUploads    int
 	undoWindow    time.Duration
+	journalEvery  time.Duration
 	bootID        string
 	reading       singleflight.Group // of suspicious blobs
 	sessions      sessions
@@ -83,7 +86,7 @@ type Registry struct {
 func New(cfg Config) *Registry {
 	r := &Registry{
 		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
-		undoWindow: cfg.UndoWindow, bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
+		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -96,6 +99,9 @@ func New(cfg Config) *Registry {
 	}
 	if r.undoWindow == 0 {
 		r.undoWindow = defaultUndoWindow
+	}
+	if r.journalEvery <= 0 {
+		r.journalEvery = defaultJournalEvery
 	}
 	return r
 }
@@ -164,13 +170,10 @@ func (r *Registry) findOne(ctx context.Context, some []db.StoredBlob) error {
 	return ErrLostBlobs
 }
 
-// journalEvery is how far the journal beside the blobs may be behind.
-const journalEvery = 2 * time.Second
-
 // Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire, keeps a reserve for a full
 // disk and copies changes to the journal beside the blobs.
 func (r *Registry) Maintain(ctx context.Context) {
-	expire, export := time.NewTicker(min(time.Minute, r.uploadTimeout)), time.NewTicker(journalEvery)
+	expire, export := time.NewTicker(min(time.Minute, r.uploadTimeout)), time.NewTicker(r.journalEvery)
 	defer expire.Stop()
 	defer export.Stop()
 	r.expire(ctx)
@@ -202,7 +205,7 @@ func (r *Registry) expire(ctx context.Context) {
 
 // keepReserve sees to it that there will be room to remove things from a full disk.
 func (r *Registry) keepReserve() {
-	if _, err := r.db.KeepBallast(); err != nil {
+	if err := r.db.KeepBallast(); err != nil {
 		r.log.Warn("no reserve could be kept for a full disk", "err", err)
 	}
 }
