@@ -1,0 +1,471 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// What a collection does, phase by phase. Each phase reads a page of candidates, and removes them in small transactions
+// that ask again.
+
+const (
+	// markPage is how many candidates are read at a time.
+	markPage = 500
+	// sweepBatch is how many of them are removed in a transaction while nobody else writes, and politeBatch while
+	// somebody does: he waits for it. Then a pause follows that is politePause times as long.
+	sweepBatch  = 100
+	politeBatch = 8
+	politePause = 8
+	// flushAfter is how many files wait for the removal of their rows to become durable.
+	flushAfter = 200
+)
+
+// view reads, unless the time is used up.
+func (c *collector) view(ctx context.Context, fn func(*db.Tx) error) error {
+	if err := c.enough(); err != nil {
+		return err
+	}
+	return errors.Join(ctx.Err(), c.r.db.View(ctx, fn))
+}
+
+// enough returns errEnough when the time is used up.
+func (c *collector) enough() error {
+	if !c.stop.IsZero() && time.Now().After(c.stop) {
+		return errEnough
+	}
+	return nil
+}
+
+// inBatches calls remove for a list, as much of it at a time as others can bear. On a full disk, where every page of the
+// log is dear, it goes on with less.
+func inBatches[T any](c *collector, list []T, remove func([]T) error) error {
+	for len(list) > 0 {
+		n := sweepBatch
+		if c.busy || c.full {
+			n = politeBatch
+		}
+		n = min(n, len(list))
+		err := remove(list[:n])
+		if errors.Is(err, db.ErrFull) && !c.full {
+			c.full = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+// sweep removes in one transaction, and lets others write after it if there are any.
+func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
+	if err := c.enough(); err != nil {
+		return err
+	}
+	var took time.Duration
+	start := time.Now()
+	var version int64
+	timed := func(tx *db.Tx) (err error) {
+		began := time.Now()
+		defer func() { took = time.Since(began) }()
+		if version, err = tx.Version(); err != nil {
+			return err
+		}
+		return fn(tx)
+	}
+	err := c.x.relaxed(ctx, timed)
+	if errors.Is(err, db.ErrFull) && len(c.gone) > 0 { // the files that wait are room
+		if err = c.flush(ctx); err == nil {
+			err = c.x.relaxed(ctx, timed)
+		}
+	}
+	c.report.LongestLock = max(c.report.LongestLock, took)
+	if c.opt.Progress != nil {
+		c.opt.Progress(c.report)
+	}
+	count := c.r.db.Transactions()
+	c.busy = version != c.version || count > c.count+1
+	c.version, c.count = version, count
+	if err == nil && c.busy && !c.opt.DryRun {
+		time.Sleep(min(politePause*time.Since(start), 100*time.Millisecond))
+	}
+	return err
+}
+
+// remove adds files whose rows a sweep has removed to those that wait.
+func (c *collector) remove(ctx context.Context, list []db.StoredBlob) error {
+	if c.gone = append(c.gone, list...); len(c.gone) < flushAfter && !c.full {
+		return nil
+	}
+	return c.flush(ctx)
+}
+
+// flush makes the removal of rows durable and removes their files. One that cannot be removed is an orphan for later.
+func (c *collector) flush(ctx context.Context) error {
+	if len(c.gone) == 0 {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := c.x.update(ctx, func(*db.Tx) error { return nil }); err != nil {
+		return err
+	}
+	for _, b := range c.gone {
+		if err := c.store.Remove(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation}); err != nil {
+			c.r.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
+			continue
+		}
+		c.report.Blobs++
+		c.report.Bytes += b.Size
+		c.opt.Found(Garbage{Kind: "blob", Digest: b.Digest, Bytes: b.Size, Why: "no repository has it"})
+	}
+	c.gone = c.gone[:0]
+	return nil
+}
+
+// forgetDeleted ends the undo of what was deleted before the window.
+func (c *collector) forgetDeleted(ctx context.Context) error {
+	before := c.now.Add(-c.opt.UndoWindow)
+	for {
+		var expired []db.DeletedManifest
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			expired, err = tx.ExpiredDeletions(before, sweepBatch)
+			return err
+		})
+		if err != nil || len(expired) == 0 {
+			return err
+		}
+		var gone []db.DeletedManifest
+		err = c.sweep(ctx, func(tx *db.Tx) error {
+			gone = gone[:0]
+			for _, m := range expired {
+				err := tx.ForgetDeleted(m.ID, before)
+				if err == nil {
+					gone = append(gone, m)
+				} else if !errors.Is(err, db.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, m := range gone {
+			c.report.Deleted++
+			c.opt.Found(Garbage{Kind: "deleted", Repository: m.Repository, Digest: m.Digest,
+				Why: "it was deleted before the undo window", Since: m.DeletedAt})
+		}
+	}
+}
+
+func (c *collector) sweepUntagged(ctx context.Context) error {
+	if !c.opt.Untagged {
+		return nil
+	}
+	cut := c.leases
+	cut.Leases = c.now.Add(-max(c.opt.UntaggedAfter, c.opt.Grace))
+	for again := true; again; {
+		before := c.report.Manifests
+		postponed, err := c.sweepManifests(ctx, "no tag, index or subject holds it",
+			func(tx *db.Tx, after int64) ([]db.Idle, error) { return tx.UntaggedManifests(after, cut, markPage) },
+			func(tx *db.Tx, id int64) ([]db.Idle, bool, error) { return deadHolders(tx, id, cut) })
+		if err != nil {
+			return err
+		}
+		again = postponed && c.report.Manifests > before
+	}
+	return nil
+}
+
+// maxHolders bounds what is removed together with a manifest.
+const maxHolders = 200
+
+// deadHolders returns a manifest with everything that holds it, if none of it is alive. They go together: an index must
+// not be left without its child for the moment in which a tag may bring it back. If there are too many the answer is
+// postponed until some of them have gone by themselves.
+func deadHolders(tx *db.Tx, id int64, cut db.Cutoff) (dead []db.Idle, postponed bool, err error) {
+	holders, err := tx.Holders(id, cut, maxHolders)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, h := range holders {
+		if h.Alive {
+			return nil, false, nil
+		}
+		dead = append(dead, h.Idle)
+	}
+	if len(dead) == maxHolders {
+		return nil, true, nil
+	}
+	return dead, false, nil
+}
+
+func (c *collector) sweepDangling(ctx context.Context) error {
+	_, err := c.sweepManifests(ctx, "its subject is not there",
+		func(tx *db.Tx, after int64) ([]db.Idle, error) {
+			return tx.DanglingReferrers(after, c.leases, markPage)
+		},
+		func(tx *db.Tx, id int64) (dead []db.Idle, postponed bool, err error) {
+			dead, err = tx.Dangling(id, c.leases)
+			return dead, false, err
+		})
+	return err
+}
+
+// sweepManifests removes what garbage says is garbage of what list finds, and asks again in the transaction. Removing an
+// index begins no lease of what it held: that ran out with the index's own.
+func (c *collector) sweepManifests(ctx context.Context, why string, list func(*db.Tx, int64) ([]db.Idle, error),
+	garbage func(*db.Tx, int64) (dead []db.Idle, postponed bool, err error),
+) (postponed bool, err error) {
+	for after := int64(0); ; {
+		var found []int64
+		done := false
+		err := c.view(ctx, func(tx *db.Tx) error {
+			candidates, err := list(tx, after)
+			done = len(candidates) == 0
+			for _, m := range candidates {
+				after = m.ID
+				dead, later, err := garbage(tx, m.ID)
+				if err != nil {
+					return err
+				}
+				postponed = postponed || later
+				if len(dead) > 0 {
+					found = append(found, m.ID)
+				}
+			}
+			return err
+		})
+		if err != nil || done {
+			return postponed, err
+		}
+		if err := inBatches(c, found, func(some []int64) error { return c.removeManifests(ctx, why, some, garbage) }); err != nil {
+			return postponed, err
+		}
+	}
+}
+
+func (c *collector) removeManifests(ctx context.Context, why string, ids []int64, garbage func(*db.Tx, int64) ([]db.Idle, bool, error)) error {
+	gone := map[int64]db.Idle{}
+	err := c.sweep(ctx, func(tx *db.Tx) error {
+		clear(gone)
+		// All of them are asked before the first is removed: one that goes must not look like a subject that is gone.
+		for _, id := range ids {
+			dead, _, err := garbage(tx, id)
+			if err != nil {
+				return err
+			}
+			for _, m := range dead {
+				gone[m.ID] = m
+			}
+		}
+		for _, m := range gone {
+			if err := tx.DeleteManifest(db.Manifest{ID: m.ID, RepositoryID: m.RepositoryID, Digest: m.Digest}, c.opt.UndoWindow > 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range gone {
+		c.report.Manifests++
+		c.opt.Found(Garbage{Kind: "manifest", Repository: m.Repository, Digest: m.Digest, Why: why, Since: m.LeasedAt})
+	}
+	return nil
+}
+
+// sweepLinks takes blobs from repositories that no longer need them, and removes those that no repository has then.
+func (c *collector) sweepLinks(ctx context.Context) error {
+	for last := (db.Idle{}); ; {
+		var idle []db.Idle
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			idle, err = tx.IdleBlobs(last.RepositoryID, last.ID, c.leases, markPage)
+			return err
+		})
+		if err != nil || len(idle) == 0 {
+			return err
+		}
+		last = idle[len(idle)-1]
+		if err := inBatches(c, idle, func(some []db.Idle) error { return c.unlink(ctx, some) }); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *collector) unlink(ctx context.Context, idle []db.Idle) error {
+	var unlinked []db.Idle
+	var loose []db.StoredBlob
+	err := c.sweep(ctx, func(tx *db.Tx) error {
+		unlinked, loose = unlinked[:0], loose[:0]
+		for _, i := range idle {
+			done, err := tx.UnlinkIdle(i, c.leases)
+			if err != nil {
+				return err
+			}
+			if !done {
+				continue
+			}
+			unlinked = append(unlinked, i)
+			if loose, err = c.loosen(tx, i.ID, loose); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range unlinked {
+		c.report.Links++
+		c.opt.Found(Garbage{Kind: "link", Repository: i.Repository, Digest: i.Digest, Why: "no manifest of the repository needs it", Since: i.LeasedAt})
+	}
+	return c.remove(ctx, loose)
+}
+
+// loosen removes the row of a blob and adds it to the list, if nothing has the blob.
+func (c *collector) loosen(tx *db.Tx, id int64, loose []db.StoredBlob) ([]db.StoredBlob, error) {
+	b, err := tx.RemoveLoose(id, c.leases)
+	if errors.Is(err, db.ErrNotFound) {
+		return loose, nil
+	}
+	return append(loose, b), err
+}
+
+// sweepBlobs removes the blobs that no repository has, because they or their manifests were deleted.
+func (c *collector) sweepBlobs(ctx context.Context) error {
+	for after := int64(0); ; {
+		var ids []int64
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			ids, err = tx.LooseBlobs(after, c.leases, markPage)
+			return err
+		})
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		after = ids[len(ids)-1]
+		err = inBatches(c, ids, func(some []int64) error {
+			var loose []db.StoredBlob
+			err := c.sweep(ctx, func(tx *db.Tx) (err error) {
+				loose = loose[:0]
+				for _, id := range some {
+					if loose, err = c.loosen(tx, id, loose); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			return c.remove(ctx, loose)
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *collector) sweepRepositories(ctx context.Context) error {
+	for n := int64(sweepBatch); n == sweepBatch; {
+		err := c.sweep(ctx, func(tx *db.Tx) (err error) {
+			n, err = tx.RemoveEmptyRepositories(c.leases, sweepBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		c.report.Repositories += n
+	}
+	return nil
+}
+
+func (c *collector) sweepUploads(ctx context.Context) error {
+	if c.opt.DryRun {
+		return nil // the server expires them every minute, collection or not
+	}
+	n, err := c.r.ExpireUploads(ctx)
+	c.report.Uploads += int64(n)
+	return err
+}
+
+// filesCursor is the note of where an interrupted search for orphans goes on.
+const filesCursor = "collection.files"
+
+// sweepFiles removes files that no row names: a crash left them between a file and its row, or between the removal of a
+// row and that of its file.
+func (c *collector) sweepFiles(ctx context.Context) error {
+	var from string
+	if err := c.view(ctx, func(tx *db.Tx) (err error) { from, err = tx.Note(filesCursor); return err }); err != nil {
+		return err
+	}
+	before := c.now.Add(-max(c.opt.Grace, minOrphanAge))
+	var last digest.Digest
+	n := 0
+	err := c.store.Names(ctx, digest.Digest(from), func(name blobs.Name, info blobs.Info) error {
+		last = name.Digest
+		if n++; n%100 == 0 && c.enough() != nil {
+			return errEnough
+		}
+		if !info.Changed.Before(before) {
+			return nil
+		}
+		stored := true
+		err := c.rows.View(ctx, func(tx *db.Tx) (err error) {
+			stored, err = tx.IsStored(name.Digest, name.Generation)
+			return err
+		})
+		if err != nil || stored {
+			return err
+		}
+		if err := c.store.Remove(ctx, name); err != nil {
+			return err
+		}
+		c.report.Files++
+		c.report.Bytes += info.Size
+		c.opt.Found(Garbage{Kind: "file", Digest: name.Digest, Bytes: info.Size, Why: "no row names it", Since: info.Changed})
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	if err == nil {
+		last = ""
+	}
+	if noting := c.x.update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, last.String()) }); noting != nil {
+		return noting
+	}
+	return err
+}
+
+// tidyJournal prunes the changes that are copied to the journal and too old to be undone.
+func (c *collector) tidyJournal(ctx context.Context) error {
+	if c.opt.DryRun {
+		return nil
+	}
+	if err := c.r.ExportJournal(ctx); err != nil {
+		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
+	}
+	before := c.now.Add(-max(c.opt.UndoWindow, 0))
+	for n := int64(markPage); n == markPage; {
+		err := c.sweep(ctx, func(tx *db.Tx) error {
+			at, err := journalPosition(tx)
+			if err == nil {
+				n, err = tx.PruneChanges(before, at.ID, markPage)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
