@@ -101,13 +101,14 @@ func (r *rig) cycle() {
 	r.checkAcknowledged(url)
 	half(url)
 	kill()
-	if out, err := r.command("check", "--read-data").CombinedOutput(); err != nil {
+	if out, err := r.command(r.t.Context(), "check", "--read-data").CombinedOutput(); err != nil {
 		r.t.Errorf("check: %v\n%s", err, out)
 	}
 }
 
-func (r *rig) command(args ...string) *exec.Cmd {
-	return exec.Command(r.binary, append(args, "--db", filepath.Join(r.dir, "reg.db"))...)
+// command is killed when ctx ends.
+func (r *rig) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, r.binary, append(args, "--db", filepath.Join(r.dir, "reg.db"))...)
 }
 
 // grace is short, so that the collectors of a later cycle have something to do.
@@ -117,12 +118,10 @@ const grace = 3 * time.Second
 // them although nothing needs it yet, and so is whatever a tag reaches.
 func (r *rig) collect(ctx context.Context) {
 	for ctx.Err() == nil {
-		cmd := r.command("gc", "--grace", grace.String(), "--force", "--untagged-after", "0")
-		stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+		cmd := r.command(ctx, "gc", "--grace", grace.String(), "--force", "--untagged-after", "0")
 		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
 			r.t.Errorf("gc: %v %s", err, out)
 		}
-		stop()
 	}
 }
 
