@@ -74,6 +74,8 @@ func explainWhy(w registry.Why) string {
 	}
 	switch {
 	case w.Held:
+	case w.Since.IsZero(): // the repositories that had it are gone
+		b.WriteString("  nothing holds it; the next gc takes it\n")
 	case w.CollectedAfter.IsZero():
 		fmt.Fprintf(&b, "  nothing else holds it since %s; gc leaves untagged manifests alone without --untagged-after\n", timestamp(w.Since))
 	case w.CollectedAfter.After(time.Now()):
