@@ -114,7 +114,8 @@ type collector struct {
 }
 
 func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
-	return db.Cutoff{Leases: now.Add(-grace), Sessions: now.Add(-r.uploadTimeout), Grace: grace}
+	// Uploads that were broken off stay open for a day. Only one that moves is a push that is still going on.
+	return db.Cutoff{Leases: now.Add(-grace), Sessions: now.Add(-min(grace, r.uploadTimeout)), Grace: grace}
 }
 
 func newCollector(r *Registry, opt CollectOptions) *collector {

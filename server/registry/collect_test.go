@@ -159,17 +159,20 @@ func TestCollectKeepsThePushUnderWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		f.pass(9 * time.Hour)
+	for range 10 {
+		f.pass(50 * time.Minute)
 		if u, err = f.AppendUpload(t.Context(), "a", u.ID, chunk("part")); err != nil {
 			t.Fatal(err)
 		}
 		f.collect(opt)
 		f.wantThere("a", "skipped", "config", child)
 	}
-	f.pass(11 * time.Hour) // it will expire
+	f.pass(2 * time.Hour) // it was broken off
 	f.collect(opt)
 	f.wantGone("a", "skipped", "config", child)
+	f.wantFiles(0, 1)
+	f.pass(10 * time.Hour) // and expires
+	f.collect(opt)
 	f.wantFiles(0, 0)
 }
 
