@@ -44,11 +44,17 @@ func keepBallast(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(reserve(f, size), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+	err = errors.Join(reserve(f, size), f.Close())
+	if err == nil {
+		return nil
 	}
-	return nil
+	if errors.Is(err, errCannotReserve) {
+		return os.Remove(path)
+	}
+	return errors.Join(err, os.Remove(path))
 }
+
+var errCannotReserve = errors.New("the file system cannot reserve space")
 
 // dropBallast gives room free: the first ballast, or with last the next one that is left. It returns whether there was
 // any.

@@ -22,7 +22,11 @@ func ballastFor(path string) (int64, error) {
 	return size, nil
 }
 
-// reserve gives a file real blocks.
+// reserve gives a file real blocks. errCannotReserve if its file system cannot.
 func reserve(f *os.File, size int64) error {
-	return unix.Fallocate(int(f.Fd()), 0, 0, size)
+	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+		err = errCannotReserve
+	}
+	return err
 }

@@ -66,10 +66,12 @@ func (tx *Tx) changes(query string, args ...any) (list []Change, err error) {
 	return list, err
 }
 
-// PruneChanges removes up to limit changes that are older than before and not above copied. The latest stays.
+// PruneChanges removes those of the oldest limit changes that are older than before and not above copied. The latest
+// stays. It looks at no others: times grow with ids.
 func (tx *Tx) PruneChanges(before time.Time, copied int64, limit int) (int64, error) {
 	return tx.run(`DELETE FROM changes WHERE id IN (
-		SELECT id FROM changes WHERE id <= ? AND at < ? AND id < (SELECT max(id) FROM changes) ORDER BY id LIMIT ?)`, copied, micros(before), limit)
+		SELECT id FROM (SELECT id, at FROM changes WHERE id <= ? AND id < (SELECT max(id) FROM changes) ORDER BY id LIMIT ?) WHERE at < ?)`,
+		copied, limit, micros(before))
 }
 
 // DeletedManifest is a manifest that can be undeleted.
@@ -216,7 +218,8 @@ func (tx *Tx) JournalManifests(after int64, limit int) (list []JournalManifest, 
 	return list, err
 }
 
-// TagsLostAt returns the removals of tags that pointed at a manifest, by the transaction of this time.
+// TagsLostAt returns the removals of tags that pointed at a manifest, by the transaction of this time. The plus signs keep
+// SQLite to the index by time: that by tag would have it read every change of the repository.
 func (tx *Tx) TagsLostAt(repo RepoName, d digest.Digest, at time.Time) ([]Change, error) {
 	packed, err := packDigest(d)
 	if err != nil {

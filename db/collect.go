@@ -167,13 +167,20 @@ func (tx *Tx) RemoveLoose(id int64, c Cutoff) (b StoredBlob, err error) {
 	return b, err
 }
 
-// RemoveEmptyRepositories removes up to limit repositories, made before the leases that count, that have nothing.
-func (tx *Tx) RemoveEmptyRepositories(c Cutoff, limit int) (int64, error) {
-	return tx.run(`DELETE FROM repositories WHERE id IN (
-		SELECT r.id FROM repositories r WHERE r.created_at < ?
-		AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.repository_id = r.id)
-		AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.repository_id = r.id)
-		LIMIT ?)`, micros(c.Leases), limit)
+const emptyRepository = ` FROM repositories r WHERE r.created_at < ?
+	AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.repository_id = r.id)
+	AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.repository_id = r.id)`
+
+// EmptyRepositories returns up to limit repositories with keys above after that have nothing, and were made before the
+// leases that count.
+func (tx *Tx) EmptyRepositories(after int64, c Cutoff, limit int) ([]int64, error) {
+	return tx.ints(`SELECT r.id`+emptyRepository+` AND r.id > ? ORDER BY r.id LIMIT ?`, micros(c.Leases), after, limit)
+}
+
+// RemoveEmptyRepository removes a repository if EmptyRepositories would still return it.
+func (tx *Tx) RemoveEmptyRepository(id int64, c Cutoff) (done bool, err error) {
+	n, err := tx.run(`DELETE FROM repositories WHERE id IN (SELECT r.id`+emptyRepository+` AND r.id = ?)`, micros(c.Leases), id)
+	return n > 0, err
 }
 
 // IsStored says whether a row names the file of this digest and generation, or an open upload will make one.

@@ -150,19 +150,17 @@ type BlobHolder struct {
 	RepositoryID int64
 	Repository   RepoName
 	LeasedAt     time.Time
-	Manifests    int64 // of the repository that need it
-	InSession    bool  // an upload session of the repository is open that keeps the lease, see Cutoff
+	InSession    bool // an upload session of the repository is open that keeps the lease, see Cutoff
 }
 
 // BlobHolders returns up to limit repositories that have a blob.
 func (tx *Tx) BlobHolders(blobID int64, c Cutoff, limit int) (list []BlobHolder, err error) {
-	err = tx.rows(`SELECT r.id, r.name, x.leased_at,
-			(SELECT count(*) FROM manifest_blobs mb WHERE mb.blob_id = x.blob_id AND mb.repository_id = x.repository_id), `+openSession+`
+	err = tx.rows(`SELECT r.id, r.name, x.leased_at, `+openSession+`
 		FROM repository_blobs x JOIN repositories r ON r.id = x.repository_id WHERE x.blob_id = ? ORDER BY r.name LIMIT ?`,
 		[]any{micros(c.Sessions), c.Grace.Microseconds(), blobID, limit}, func(r *sql.Rows) error {
 			var h BlobHolder
 			var leased int64
-			err := r.Scan(&h.RepositoryID, &h.Repository, &leased, &h.Manifests, &h.InSession)
+			err := r.Scan(&h.RepositoryID, &h.Repository, &leased, &h.InSession)
 			h.LeasedAt = fromMicros(leased)
 			list = append(list, h)
 			return err
@@ -185,13 +183,6 @@ func (tx *Tx) DeletionsOfBlob(blobID int64, limit int) ([]DeletedManifest, error
 // TagsOf returns up to limit tags that point at a manifest.
 func (tx *Tx) TagsOf(manifestID int64, limit int) ([]string, error) {
 	return tx.strings(`SELECT name FROM tags WHERE manifest_id = ? ORDER BY name LIMIT ?`, manifestID, limit)
-}
-
-// ManifestLease says since when nothing but a tag, an index or a subject holds a manifest.
-func (tx *Tx) ManifestLease(manifestID int64) (since time.Time, err error) {
-	var leased int64
-	err = tx.row(`SELECT leased_at FROM manifests WHERE id = ?`, []any{manifestID}, &leased)
-	return fromMicros(leased), err
 }
 
 // Usage is how many bytes something takes. Each blob and manifest counts once.

@@ -54,6 +54,7 @@ func TestPlans(t *testing.T) {
 		"expired deletions":  func() { tx.ExpiredDeletions(d.now(), 1) },
 		"tags of a blob":     func() { tx.TagsOfBlob(1, 1) },
 		"usage of a tag":     func() { tx.TagUsage(1) },
+		"empty repositories": func() { tx.EmptyRepositories(1, Cutoff{}, 1) },
 		"usage":              func() { tx.RepositoryUsages("", 1); tx.RepositoryUsage("a") },
 	} {
 		run()

@@ -66,7 +66,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		}
 	}()
 	defer announceStop(ctx, log)()
-	defer runJobs(ctx, log, reg, opt.jobs)()
+	work, stop := context.WithCancel(ctx) // which does not end when the server fails
+	wait := runJobs(work, log, reg, opt.jobs)
+	defer func() { stop(); wait() }()
 	return srv.Serve(ctx, ln)
 }
 

@@ -242,16 +242,17 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 		read = b.Damaged || c.opt.ReadData && (c.opt.SkipVerified <= 0 || c.now.Sub(b.VerifiedAt) > c.opt.SkipVerified) ||
 			b.Stamp != 0 && info.Stamp != b.Stamp
 	}
+	var impatient error // says nothing about the blob
 	if read {
 		info, err = c.r.hashFile(ctx, name, b.Size, func(n int) error {
-			if c.limit == nil {
-				return nil
+			if c.limit != nil {
+				impatient = c.limit.WaitN(ctx, n)
 			}
-			return c.limit.WaitN(ctx, n)
+			return impatient
 		})
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if ended := errors.Join(ctx.Err(), impatient); ended != nil {
+		return ended
 	}
 	c.count(func(r *CheckReport) {
 		if r.Blobs++; read {

@@ -135,34 +135,42 @@ func (c *collector) forgetDeleted(ctx context.Context) error {
 	for {
 		var expired []db.DeletedManifest
 		err := c.view(ctx, func(tx *db.Tx) (err error) {
-			expired, err = tx.ExpiredDeletions(before, sweepBatch)
+			expired, err = tx.ExpiredDeletions(before, markPage)
 			return err
 		})
 		if err != nil || len(expired) == 0 {
 			return err
 		}
-		var gone []db.DeletedManifest
-		err = c.sweep(ctx, func(tx *db.Tx) error {
-			gone = gone[:0]
-			for _, m := range expired {
-				err := tx.ForgetDeleted(m.ID, before)
-				if err == nil {
-					gone = append(gone, m)
-				} else if !errors.Is(err, db.ErrNotFound) {
-					return err
-				}
-			}
-			return nil
-		})
+		err = inBatches(c, expired, func(some []db.DeletedManifest) error { return c.forget(ctx, some, before) })
 		if err != nil {
 			return err
 		}
-		for _, m := range gone {
-			c.report.Deleted++
-			c.opt.Found(Garbage{Kind: "deleted", Repository: m.Repository, Digest: m.Digest,
-				Why: "it was deleted before the undo window", Since: m.DeletedAt})
-		}
 	}
+}
+
+func (c *collector) forget(ctx context.Context, expired []db.DeletedManifest, before time.Time) error {
+	var gone []db.DeletedManifest
+	err := c.sweep(ctx, func(tx *db.Tx) error {
+		gone = gone[:0]
+		for _, m := range expired {
+			err := tx.ForgetDeleted(m.ID, before)
+			if err == nil {
+				gone = append(gone, m)
+			} else if !errors.Is(err, db.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range gone {
+		c.report.Deleted++
+		c.opt.Found(Garbage{Kind: "deleted", Repository: m.Repository, Digest: m.Digest,
+			Why: "it was deleted before the undo window", Since: m.DeletedAt})
+	}
+	return nil
 }
 
 func (c *collector) sweepUntagged(ctx context.Context) error {
@@ -374,18 +382,42 @@ func (c *collector) sweepBlobs(ctx context.Context) error {
 	}
 }
 
+// sweepRepositories removes repositories that have nothing.
 func (c *collector) sweepRepositories(ctx context.Context) error {
-	for n := int64(sweepBatch); n == sweepBatch; {
-		err := c.sweep(ctx, func(tx *db.Tx) (err error) {
-			n, err = tx.RemoveEmptyRepositories(c.leases, sweepBatch)
+	for after := int64(0); ; {
+		var empty []int64
+		err := c.view(ctx, func(tx *db.Tx) (err error) {
+			empty, err = tx.EmptyRepositories(after, c.leases, markPage)
+			return err
+		})
+		if err != nil || len(empty) == 0 {
+			return err
+		}
+		after = empty[len(empty)-1]
+		err = inBatches(c, empty, func(some []int64) error {
+			n := int64(0)
+			err := c.sweep(ctx, func(tx *db.Tx) error {
+				n = 0
+				for _, id := range some {
+					done, err := tx.RemoveEmptyRepository(id, c.leases)
+					if err != nil {
+						return err
+					}
+					if done {
+						n++
+					}
+				}
+				return nil
+			})
+			if err == nil {
+				c.report.Repositories += n
+			}
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		c.report.Repositories += n
 	}
-	return nil
 }
 
 func (c *collector) sweepUploads(ctx context.Context) error {

@@ -118,7 +118,7 @@ func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int6
 }
 
 // hashFile reads a file and compares: ErrDamaged if it does not have its digest or size, another error if it could not
-// be read. wait, if not nil, is called before each piece with its size. info is of before the reading.
+// be read. wait, if not nil, is called after each piece with its size. info is of before the reading.
 func (r *Registry) hashFile(ctx context.Context, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
 	return hashStored(ctx, r.blobs, name, size, wait)
 }
@@ -138,14 +138,18 @@ func hashStored(ctx context.Context, store blobs.Store, name blobs.Name, size in
 	for {
 		n, err := fill(f, buf[:])
 		h.Write(buf[:n])
-		if err == io.EOF {
-			break
+		ended := err == io.EOF
+		if ended {
+			err = nil
 		}
-		if err == nil && wait != nil {
+		if err == nil && n > 0 && wait != nil {
 			err = wait(n)
 		}
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return info, err
+		}
+		if ended {
+			break
 		}
 	}
 	if digest.NewDigest(name.Digest.Algorithm(), h) != name.Digest {

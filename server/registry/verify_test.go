@@ -300,3 +300,19 @@ func TestCheckThatCannotRead(t *testing.T) {
 		}
 	}
 }
+
+// The rate holds for small blobs, too: at a byte a second what is beyond the first breath takes longer than anybody waits.
+func TestCheckKeepsToItsRate(t *testing.T) {
+	f := newFixture(t)
+	for i := range 3 {
+		f.blob("a", strings.Repeat(fmt.Sprint(i), 200_000))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if r, err := f.Check(ctx, registry.CheckOptions{ReadData: true, Rate: 1}); err == nil {
+		t.Errorf("everything was read: %+v", r)
+	}
+	if r, err := f.Check(t.Context(), registry.CheckOptions{ReadData: true, Rate: 1 << 30}); err != nil || r.Read != 3 {
+		t.Error(r, err)
+	}
+}
