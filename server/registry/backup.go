@@ -134,44 +134,12 @@ type transfer struct {
 const transferParallel = 4
 
 func (t *transfer) all(ctx context.Context) error {
-	work := make(chan db.StoredBlob)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var workers sync.WaitGroup
-	for range transferParallel {
-		workers.Go(func() {
-			for b := range work {
-				if err := t.one(ctx, b); err != nil {
-					cancel(fmt.Errorf("%s: %w", b.Digest, err))
-				}
-			}
-		})
-	}
-	err := eachStored(ctx, t.named, work)
-	close(work)
-	workers.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-func eachStored(ctx context.Context, d *db.DB, work chan<- db.StoredBlob) error {
-	for after := int64(0); ; {
-		var list []db.StoredBlob
-		err := d.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.StoredBlobs(after, 500); return err })
-		if err != nil || len(list) == 0 {
-			return err
+	return eachStored(ctx, t.named, transferParallel, func(ctx context.Context, b db.StoredBlob) error {
+		if err := t.one(ctx, b); err != nil {
+			return fmt.Errorf("%s: %w", b.Digest, err)
 		}
-		for _, b := range list {
-			after = b.ID
-			select {
-			case work <- b:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
+		return nil
+	})
 }
 
 func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {

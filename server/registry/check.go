@@ -191,46 +191,9 @@ func (c *checker) foundMissing(ctx context.Context, m db.Missing, detail string)
 
 // blobs looks at the file of every blob, and reads it if that was asked for or it looks different.
 func (c *checker) blobs(ctx context.Context) error {
-	work := make(chan db.StoredBlob)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var workers sync.WaitGroup
-	for range c.opt.Parallel {
-		workers.Go(func() {
-			for b := range work {
-				if err := c.blob(ctx, b); err != nil {
-					cancel(err)
-				}
-			}
-		})
-	}
-	err := c.eachBlob(ctx, work)
-	close(work)
-	workers.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-func (c *checker) eachBlob(ctx context.Context, work chan<- db.StoredBlob) error {
-	for after := int64(0); ; {
-		var list []db.StoredBlob
-		err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.StoredBlobs(after, 500); return err })
-		if err != nil || len(list) == 0 {
-			return err
-		}
-		for _, b := range list {
-			if after = b.ID; c.enough() != nil {
-				return errEnough
-			}
-			select {
-			case work <- b:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
+	return eachStored(ctx, c.r.db, c.opt.Parallel, func(ctx context.Context, b db.StoredBlob) error {
+		return errors.Join(c.enough(), c.blob(ctx, b))
+	})
 }
 
 // blob checks one. Its error means that the check cannot go on.
@@ -312,17 +275,10 @@ func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error
 
 // files looks for files that no row names and that are too old to be waiting for theirs.
 func (c *checker) files(ctx context.Context) error {
-	before := c.now.Add(-minOrphanAge)
-	return c.r.blobs.Names(ctx, "", func(name blobs.Name, info blobs.Info) error {
-		c.count(func(r *CheckReport) { r.Files++ })
-		if !info.Changed.Before(before) {
-			return c.enough()
-		}
-		stored := true
-		err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { stored, err = tx.IsStored(name.Digest, name.Generation); return err })
-		if err == nil && !stored {
-			c.found(Finding{Kind: "file", Digest: name.Digest, Detail: fmt.Sprintf("no row names the file of generation %s (%d bytes): collection removes it", name.Generation, info.Size)})
-		}
-		return errors.Join(err, c.enough())
+	seen := func() error { c.count(func(r *CheckReport) { r.Files++ }); return c.enough() }
+	_, err := orphans(ctx, c.r.blobs, c.r.db, "", c.now.Add(-minOrphanAge), seen, func(o orphan) error {
+		c.found(Finding{Kind: "file", Digest: o.Digest, Detail: fmt.Sprintf("no row names the file of generation %s (%d bytes): collection removes it", o.Generation, o.Size)})
+		return nil
 	})
+	return err
 }

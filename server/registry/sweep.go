@@ -440,39 +440,22 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 		return err
 	}
 	before := c.now.Add(-max(c.opt.Grace, minOrphanAge))
-	var last digest.Digest
-	n := 0
-	err := c.store.Names(ctx, digest.Digest(from), func(name blobs.Name, info blobs.Info) error {
-		last = name.Digest
-		if n++; n%100 == 0 && c.enough() != nil {
-			return errEnough
-		}
-		if !info.Changed.Before(before) {
-			return nil
-		}
-		stored := true
-		err := c.rows.View(ctx, func(tx *db.Tx) (err error) {
-			stored, err = tx.IsStored(name.Digest, name.Generation)
-			return err
-		})
-		if err != nil || stored {
-			return err
-		}
-		if err := c.store.Remove(ctx, name); err != nil {
+	next, err := orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o orphan) error {
+		if err := c.store.Remove(ctx, o.Name); err != nil {
 			return err
 		}
 		c.report.Files++
-		c.report.Bytes += info.Size
-		c.opt.Found(Garbage{Kind: "file", Digest: name.Digest, Bytes: info.Size, Why: "no row names it", Since: info.Changed})
+		c.report.Bytes += o.Size
+		c.opt.Found(Garbage{Kind: "file", Digest: o.Digest, Bytes: o.Size, Why: "no row names it", Since: o.Changed})
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
 		return err
 	}
 	if err == nil {
-		last = ""
+		next = ""
 	}
-	if noting := c.x.update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, last.String()) }); noting != nil {
+	if noting := c.x.update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, next.String()) }); noting != nil {
 		return noting
 	}
 	return err
