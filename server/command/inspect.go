@@ -15,11 +15,10 @@ func (p *Program) why(ctx context.Context, s *settings) (err error) {
 	if s.NArg() != 1 {
 		return usagef("why wants one REPO:TAG, REPO@DIGEST or DIGEST")
 	}
-	collect, err := s.collectOptions("")
+	opt, err := s.collectOptions("")
 	if err != nil {
 		return err
 	}
-	opt := registry.WhyOptions{Grace: collect.Grace, Untagged: collect.Untagged, UntaggedAfter: collect.UntaggedAfter, UndoWindow: collect.UndoWindow}
 	blob, notBlob := registry.ParseDigest(s.Args().First())
 	var what pattern
 	if notBlob != nil {
@@ -49,7 +48,7 @@ func (p *Program) why(ctx context.Context, s *settings) (err error) {
 }
 
 // whyImage looks for a manifest first, and then for a blob of the digest, which may be either.
-func whyImage(ctx context.Context, reg *registry.Registry, what pattern, opt registry.WhyOptions) (registry.Why, error) {
+func whyImage(ctx context.Context, reg *registry.Registry, what pattern, opt registry.CollectOptions) (registry.Why, error) {
 	repo, ref, err := what.image()
 	if err != nil {
 		return registry.Why{}, err
@@ -102,8 +101,8 @@ func (p *Program) du(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	all := len(patterns) == 0
-	if all {
+	everything := len(patterns) == 0
+	if everything {
 		patterns = []pattern{{repo: "**"}}
 	}
 	var found []registry.Usage
@@ -115,7 +114,7 @@ func (p *Program) du(ctx context.Context, s *settings) (err error) {
 		found = append(found, some...)
 	}
 	var total *registry.TotalUsage
-	if all {
+	if everything {
 		t, err := reg.TotalUsage(ctx)
 		if err != nil {
 			return err
@@ -165,14 +164,7 @@ func usages(ctx context.Context, reg *registry.Registry, what pattern) (found []
 }
 
 func (p *Program) printUsage(found []registry.Usage, total *registry.TotalUsage) error {
-	items := func(yield func(registry.Usage, error) bool) {
-		for _, u := range found {
-			if !yield(u, nil) {
-				return
-			}
-		}
-	}
-	err := writeTable(p.Stdout, items, []string{"NAME", "LOGICAL", "UNIQUE", "SHARED", "RECLAIMABLE"}, func(u registry.Usage) []string {
+	err := writeTable(p.Stdout, all(found), []string{"NAME", "LOGICAL", "UNIQUE", "SHARED", "RECLAIMABLE"}, func(u registry.Usage) []string {
 		name := string(u.Repository)
 		if u.Tag != "" {
 			name += ":" + string(u.Tag)

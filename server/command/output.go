@@ -102,6 +102,17 @@ func one[T any](item T, err error) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) { yield(item, err) }
 }
 
+// all yields what a list has.
+func all[T any](list []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, item := range list {
+			if !yield(item, nil) {
+				return
+			}
+		}
+	}
+}
+
 // orMissing yields an error of code if a pattern that names one exact thing yields nothing. A glob may match nothing.
 func orMissing[T any](items iter.Seq2[T, error], what pattern, code *registry.Code) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {

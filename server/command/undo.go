@@ -41,14 +41,7 @@ func (p *Program) tagLog(ctx context.Context, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	items := func(yield func(registry.TagChange, error) bool) {
-		for _, c := range changes {
-			if !yield(c, nil) {
-				return
-			}
-		}
-	}
-	return list(s, items, []string{"AT", "POINTED AT", "CAN BE RESTORED", "THEN"}, func(c registry.TagChange) []string {
+	return list(s, all(changes), []string{"AT", "POINTED AT", "CAN BE RESTORED", "THEN"}, func(c registry.TagChange) []string {
 		return []string{timestamp(c.At), orNothing(c.Before), yesNo(c.Restorable), orNothing(c.After)}
 	})
 }

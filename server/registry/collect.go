@@ -37,7 +37,7 @@ const (
 	minOrphanAge = time.Hour
 )
 
-// CollectOptions say what may be collected. The zero value of a field is as useful as it can be: see each.
+// CollectOptions say what may be collected. A zero Grace has to be forced.
 type CollectOptions struct {
 	Grace         time.Duration // how long leases last
 	Force         bool          // accept a grace under an hour: pushes under way may fail, and have to be made again

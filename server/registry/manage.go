@@ -110,7 +110,7 @@ type CopyResult struct {
 func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to RepoName, tags []Tag, referrers bool) (CopyResult, error) {
 	var result CopyResult
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
-		root, err := referenced(tx, from, src)
+		root, err := named(tx, from, src, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
 		if err != nil {
 			return unknown(err, ManifestUnknown, src.String())
 		}
@@ -136,13 +136,6 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 		return CopyResult{}, AsError(err)
 	}
 	return result, nil
-}
-
-func referenced(tx *db.Tx, repo RepoName, ref Reference) (db.Manifest, error) {
-	if ref.Digest != "" {
-		return tx.Manifest(repo, ref.Digest)
-	}
-	return tx.TaggedManifest(repo, ref.Tag)
 }
 
 // copier links manifests and their blobs into another repository within one transaction.

@@ -47,18 +47,23 @@ func manifestOf(m db.Manifest) Manifest {
 	return Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: m.Size, Content: m.Content}
 }
 
-func (r *Registry) findManifest(ctx context.Context, repo RepoName, ref Reference,
-	byDigest func(*db.Tx, RepoName, digest.Digest) (db.Manifest, error), byTag func(*db.Tx, RepoName, Tag) (db.Manifest, error),
-) (m db.Manifest, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
-		if ref.Digest != "" {
-			m, err = byDigest(tx, repo, ref.Digest)
-		} else {
-			m, err = byTag(tx, repo, ref.Tag)
-		}
-		return err
-	})
+// lookups of a manifest, by digest and by tag.
+type (
+	byDigest func(*db.Tx, RepoName, digest.Digest) (db.Manifest, error)
+	byTag    func(*db.Tx, RepoName, Tag) (db.Manifest, error)
+)
+
+func (r *Registry) findManifest(ctx context.Context, repo RepoName, ref Reference, d byDigest, t byTag) (m db.Manifest, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { m, err = named(tx, repo, ref, d, t); return err })
 	return m, err
+}
+
+// named looks a manifest up by what ref has.
+func named(tx *db.Tx, repo RepoName, ref Reference, d byDigest, t byTag) (db.Manifest, error) {
+	if ref.Digest != "" {
+		return d(tx, repo, ref.Digest)
+	}
+	return t(tx, repo, ref.Tag)
 }
 
 // Blob is an open blob.
@@ -112,19 +117,18 @@ func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest)
 	if r.db.Now().Sub(b.LeasedAt) <= leaseRenewal {
 		return b.Size, nil
 	}
-	held := false
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		held, err = tx.BlobIsHeld(b)
-		return err
-	})
-	if err == nil {
-		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseBlob(b) })
-		if held && err != nil && !errors.Is(err, db.ErrNotFound) {
-			r.log.Warn("a lease could not be renewed", "digest", d, "err", err) // reads go on when the disk is full
-			err = nil
-		}
+	err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseBlob(b) })
+	if err != nil && !errors.Is(err, db.ErrNotFound) && r.isHeld(ctx, b) {
+		r.log.Warn("a lease could not be renewed", "digest", d, "err", err) // reads go on when the disk is full
+		err = nil
 	}
 	return b.Size, unknown(err, BlobUnknown, d.String())
+}
+
+// isHeld says whether a manifest of the repository needs the blob.
+func (r *Registry) isHeld(ctx context.Context, b db.Blob) (held bool) {
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) { held, err = tx.BlobIsHeld(b); return err })
+	return err == nil && held
 }
 
 // promise is trust for those who only want to know that the blob is there. If it is not known what the file looked like,

@@ -109,7 +109,7 @@ func TestNoUndo(t *testing.T) {
 
 func TestWhy(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.WhyOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour, UndoWindow: 168 * time.Hour}
+	opt := registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour, UndoWindow: 168 * time.Hour}
 	layer := f.blob("a", "layer")
 	child := f.put("a", "", image(f.blob("a", "config"), layer))
 	root := f.put("a", "v1", index(child))
@@ -156,7 +156,7 @@ func TestWhy(t *testing.T) {
 	}
 	// What it says is what happens.
 	f.pass(169 * time.Hour)
-	f.collect(registry.CollectOptions{Grace: opt.Grace, Untagged: true, UntaggedAfter: opt.UntaggedAfter, UndoWindow: opt.UndoWindow})
+	f.collect(opt)
 	if _, err := f.WhyBlob(t.Context(), layer.Digest, opt); !registry.BlobUnknown.Is(err) {
 		t.Error(err)
 	}

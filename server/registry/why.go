@@ -11,14 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// WhyOptions are those that a collection would have.
-type WhyOptions struct {
-	Grace         time.Duration
-	Untagged      bool
-	UntaggedAfter time.Duration
-	UndoWindow    time.Duration
-}
-
 // Hold is something that keeps a manifest or a blob.
 type Hold struct {
 	Kind       string        `json:"kind"` // tag, index, subject, manifest, lease, upload, undo
@@ -45,13 +37,10 @@ type Why struct {
 // maxHolds bounds how much of each kind is listed: a base layer may be in every image.
 const maxHolds = 20
 
-// WhyManifest explains what keeps a manifest of a repository. ManifestUnknown.
-func (r *Registry) WhyManifest(ctx context.Context, repo RepoName, ref Reference, opt WhyOptions) (w Why, err error) {
+// WhyManifest explains what keeps a manifest of a repository from a collection with these options. ManifestUnknown.
+func (r *Registry) WhyManifest(ctx context.Context, repo RepoName, ref Reference, opt CollectOptions) (w Why, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
-		m, err := tx.StatTaggedManifest(repo, ref.Tag)
-		if ref.Digest != "" {
-			m, err = tx.StatManifest(repo, ref.Digest)
-		}
+		m, err := named(tx, repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
 		if errors.Is(err, db.ErrNotFound) && ref.Digest != "" {
 			return r.whyDeleted(tx, repo, ref.Digest, opt, &w)
 		}
@@ -64,7 +53,7 @@ func (r *Registry) WhyManifest(ctx context.Context, repo RepoName, ref Reference
 	return w, unknown(err, ManifestUnknown, ref.String())
 }
 
-func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt WhyOptions, w *Why) error {
+func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt CollectOptions, w *Why) error {
 	m, err := tx.DeletedManifest(repo, d)
 	if err != nil {
 		return err
@@ -75,7 +64,7 @@ func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt Why
 	return nil
 }
 
-func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt WhyOptions, w *Why) error {
+func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *Why) error {
 	cut := r.cutoff(tx.Now, opt.Grace)
 	untagged := max(opt.UntaggedAfter, opt.Grace)
 	holders, err := tx.Holders(m.ID, cut, maxHolders)
@@ -117,8 +106,8 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt WhyOptions, w *Why)
 	return err
 }
 
-// WhyBlob explains what keeps a blob, in all repositories. BlobUnknown.
-func (r *Registry) WhyBlob(ctx context.Context, d digest.Digest, opt WhyOptions) (w Why, err error) {
+// WhyBlob explains what keeps a blob, in all repositories, from a collection with these options. BlobUnknown.
+func (r *Registry) WhyBlob(ctx context.Context, d digest.Digest, opt CollectOptions) (w Why, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
 		b, err := tx.StoredBlob(d)
 		if err != nil {
@@ -130,7 +119,7 @@ func (r *Registry) WhyBlob(ctx context.Context, d digest.Digest, opt WhyOptions)
 	return w, unknown(err, BlobUnknown, d.String())
 }
 
-func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt WhyOptions, w *Why) error {
+func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt CollectOptions, w *Why) error {
 	holders, err := tx.BlobHolders(b.ID, r.cutoff(tx.Now, opt.Grace), maxHolds)
 	if err != nil {
 		return err
