@@ -15,24 +15,13 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // On a disk without a free byte a database is opened again, with what the ballast kept, and things can be removed.
 func TestOpenOnAFullDisk(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=24m"); err != nil {
 		t.Skip("no file system to fill:", err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	open := func() *DB {
-		t.Helper()
-		d, err := Open(t.Context(), Options{Path: filepath.Join(dir, "reg.db"), Schema: string(schema)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	d := open()
+	path := filepath.Join(dir, "reg.db")
+	d := openHere(t, path)
 	if err := d.KeepBallast(); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +36,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	if _, err := io.Copy(struct{ io.Writer }{f}, zeros{}); err == nil {
 		t.Fatal("the disk is not full")
 	}
-	d = open()
+	d = openHere(t, path)
 	defer d.Close()
 	if err := d.Reclaim(t.Context(), func(tx *Tx) error { return tx.SetNote("a", "b") }); err != nil {
 		t.Error(err)

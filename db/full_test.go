@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 )
@@ -12,20 +11,13 @@ import (
 // A transaction that finds the disk full in its middle, because it is larger than the cache, says so as one does that
 // finds out at its end: SQLite has taken it back by then, and what the commit says is something else.
 func TestFullInTheMiddle(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	set := func(tx *Tx, pages int) error {
 		_, err := tx.conn.ExecContext(context.Background(), fmt.Sprintf("PRAGMA max_page_count = %d", pages))
 		return err
 	}
-	err = d.Update(t.Context(), func(tx *Tx) error {
+	err := d.Update(t.Context(), func(tx *Tx) error {
 		if err := set(tx, 1); err != nil { // which means: as many as there are
 			return err
 		}

@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,14 +11,7 @@ import (
 // TestPlans sees that what every pull and every list asks is answered from an index, in its order, however large the
 // tables are: a plan that scans or sorts would only be noticed on a large registry.
 func TestPlans(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	one := []byte{packedSHA256}
 	recorded := map[string]bool{}
@@ -101,19 +93,12 @@ func plan(t *testing.T, c *conn, query string) (steps []string) {
 // Removing a row looks for what refers to it. Without an index that begins with the reference it would read the whole
 // table, for each row.
 func TestReferencesHaveIndexes(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	var bad []string
 	c := <-d.readers
 	defer func() { d.readers <- c }()
-	err = c.SelectContext(t.Context(), &bad, `
+	err := c.SelectContext(t.Context(), &bad, `
 		SELECT t.name || '.' || f."from" FROM pragma_table_list t JOIN pragma_foreign_key_list(t.name) f
 		WHERE t.schema = 'main' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i JOIN pragma_index_info(i.name) x WHERE x.seqno = 0 AND x.name = f."from")
 		AND NOT EXISTS (SELECT 1 FROM pragma_table_info(t.name) k WHERE k.name = f."from" AND k.pk = 1)`)
@@ -124,14 +109,7 @@ func TestReferencesHaveIndexes(t *testing.T) {
 
 // What was deleted is looked for among all that was deleted, in a write transaction.
 func TestUndoPlans(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	tx := &Tx{conn: <-d.readers}
 	defer func() { d.readers <- tx.conn }()

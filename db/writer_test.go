@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -12,14 +11,7 @@ import (
 // SQLite ends the whole transaction when a statement meets a full disk. The functions that share the transaction are
 // told so, and those that come later do not run: each would be in a transaction of its own that nobody commits.
 func TestFullDiskEndsTheGroup(t *testing.T) {
-	schema, err := os.ReadFile("../schema.sql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(t.Context(), Options{Path: filepath.Join(t.TempDir(), "reg.db"), Schema: string(schema)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	repository := func(name RepoName) func(*Tx) error {
 		return func(tx *Tx) error { _, err := tx.MakeRepository(name); return err }
@@ -54,7 +46,7 @@ func TestFullDiskEndsTheGroup(t *testing.T) {
 			t.Errorf("function %d: %v", i, err)
 		}
 	}
-	err = d.Update(t.Context(), func(tx *Tx) error {
+	err := d.Update(t.Context(), func(tx *Tx) error {
 		for _, name := range []RepoName{"before", "after"} {
 			if _, err := tx.RepositoryID(name); !errors.Is(err, ErrNotFound) {
 				t.Errorf("%s: %v", name, err)

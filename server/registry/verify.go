@@ -91,30 +91,39 @@ func (r *Registry) trust(ctx context.Context, d digest.Digest, b db.Blob, info b
 	if info.Size != b.Size {
 		return r.quarantine(ctx, name, fmt.Errorf("the file has %d bytes, not %d", info.Size, b.Size))
 	}
-	// Many may ask for the same suspicious blob; one of them reads it for all.
-	_, err, _ := r.reading.Do(d.String()+b.Generation, func() (any, error) { return nil, r.readAgain(context.WithoutCancel(ctx), name, b.Size) })
-	return err
+	return r.readAgain(ctx, name, info)
 }
 
-// readAgain reads a file whose bytes are not known to be right, and notes what it finds.
-func (r *Registry) readAgain(ctx context.Context, name blobs.Name, size int64) error {
-	info, err := r.hashFile(ctx, name, size, nil)
-	if errors.Is(err, ErrDamaged) {
-		return r.quarantine(ctx, name, err)
+// readAgain reads a file whose bytes are not known to be right, and notes what it finds. seen is what the caller saw of
+// it: bytes that came in between are nobody's. Many may ask for the same file; one of them reads it for all.
+func (r *Registry) readAgain(ctx context.Context, name blobs.Name, seen blobs.Info) error {
+	ctx = context.WithoutCancel(ctx)
+	stamp, err, _ := r.reading.Do(name.Digest.String()+name.Generation, func() (any, error) {
+		info, err := r.hashFile(ctx, name, seen.Size, nil)
+		if errors.Is(err, ErrDamaged) {
+			return 0, r.quarantine(ctx, name, err)
+		}
+		if err == nil {
+			r.markVerified(ctx, name, info.Stamp)
+		}
+		return info.Stamp, err
+	})
+	if err == nil && stamp != seen.Stamp {
+		err = fmt.Errorf("%s changes while it is read", name.Digest)
 	}
 	if err != nil {
 		return AsError(err)
 	}
-	return r.markVerified(ctx, name, info.Stamp)
+	return nil
 }
 
-func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int64) error {
+// markVerified notes that the bytes are right. If that fails they will be read again: a pull does not fail because the
+// database takes no writes.
+func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int64) {
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(name.Digest, name.Generation, stamp) })
 	if err != nil && !errors.Is(err, db.ErrNotFound) {
-		// It will be read again: a pull does not fail because the database takes no writes.
 		r.log.Warn("a verified blob could not be noted", "digest", name.Digest, "err", err)
 	}
-	return nil
 }
 
 // hashFile reads a file and compares: ErrDamaged if it does not have its digest or size, another error if it could not
@@ -186,7 +195,7 @@ func (f *checkedFile) Read(p []byte) (int, error) {
 		return 0, f.err
 	}
 	if !f.trusted && f.position != f.hashed {
-		if f.err = f.r.readAgain(f.ctx, f.name, f.size); f.err != nil {
+		if f.err = f.r.readAgain(f.ctx, f.name, f.info); f.err != nil {
 			return 0, f.err
 		}
 		f.trusted = true
