@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -195,54 +194,6 @@ func (d *Dir) Commit(ctx context.Context, id string, name Name, size int64) (sta
 	return info.Stamp, translate(err)
 }
 
-// publish is the durable write, and the only one. Its system calls are
-//
-//	mkdir    <root>/<algorithm>, <root>/<algorithm>/<shard>    the first time only, each followed by the
-//	fsync    of its parent                                     so that the way to the file is on the disk
-//	open     <root>/uploads/<id>
-//	fsync                                                      the bytes are on the disk
-//	lstat    <shard>/<hash>.<generation>                       must not exist: rename would overwrite
-//	rename   uploads/<id> → <shard>/<hash>.<generation>
-//	fsync    <shard>                                           the name is on the disk
-//
-// and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
-// the pages it could not write, and a second sync would succeed without them. The file goes.
-func (d *Dir) publish(from, to string, size int64) (Info, error) {
-	shard := filepath.Dir(to)
-	if err := d.made.ensure(shard); err != nil {
-		return Info{}, err
-	}
-	info, err := syncFile(from, size)
-	if err != nil {
-		os.Remove(from)
-		return Info{}, err
-	}
-	if err := moveNew(from, to); err != nil {
-		return Info{}, err
-	}
-	if err := syncDir(shard); err != nil {
-		os.Remove(to)
-		return Info{}, err
-	}
-	return info, nil
-}
-
-func syncFile(path string, size int64) (Info, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return Info{}, err
-	}
-	defer f.Close()
-	info, err := statFile(f)
-	if err != nil {
-		return Info{}, err
-	}
-	if info.Size != size {
-		return Info{}, fmt.Errorf("%s has %d bytes, %d were received", path, info.Size, size)
-	}
-	return info, f.Sync()
-}
-
 // stamp makes an Info.Stamp of what the system knows of a file.
 func stamp(parts ...uint64) int64 {
 	h := fnv.New64a()
@@ -252,15 +203,6 @@ func stamp(parts ...uint64) int64 {
 		h.Write(b[:])
 	}
 	return int64(max(h.Sum64(), 1))
-}
-
-// moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the
-// rename guards against a broken source of randomness.
-func moveNew(from, to string) error {
-	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, fmt.Errorf("%s: %w", to, fs.ErrExist))
-	}
-	return os.Rename(from, to)
 }
 
 // Discard implements Store.
@@ -452,48 +394,6 @@ func (d *Dir) Check(ctx context.Context) error {
 	if _, err := f.ReadAt(got, 0); err != nil || string(got) != want {
 		return fmt.Errorf("the store does not return what was written: %w", errors.Join(err, io.ErrUnexpectedEOF))
 	}
-	return nil
-}
-
-// madeDirs remembers which directories are there and durable, so that a commit does not ask every time.
-type madeDirs struct {
-	sync.Mutex
-	done map[string]bool
-}
-
-// ensure makes a directory with its parents. On return nil its entry, and that of every parent it made, has reached the
-// disk. A directory that was there before this process is synced once: its maker may have died in between.
-func (m *madeDirs) ensure(path string) error {
-	m.Lock()
-	defer m.Unlock()
-	return m.ensureLocked(path)
-}
-
-func (m *madeDirs) ensureLocked(path string) error {
-	if m.done[path] {
-		return nil
-	}
-	parent := filepath.Dir(path)
-	err := os.Mkdir(path, 0o700)
-	if errors.Is(err, fs.ErrNotExist) && parent != path {
-		if err := m.ensureLocked(parent); err != nil {
-			return err
-		}
-		err = os.Mkdir(path, 0o700)
-	}
-	if errors.Is(err, fs.ErrExist) {
-		var info fs.FileInfo
-		if info, err = os.Stat(path); err == nil && !info.IsDir() {
-			err = fmt.Errorf("%s is not a directory", path)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if err := syncDir(parent); err != nil {
-		return err
-	}
-	m.done[path] = true
 	return nil
 }
 
