@@ -193,7 +193,7 @@ func TestLostWriteBack(t *testing.T) {
 		t.Skip("strace is not installed")
 	}
 	root := filepath.Join(t.TempDir(), "blobs")
-	cmd := exec.Command(strace, "-f", "-o", "/dev/null", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=ENOSPC:when=3",
+	cmd := exec.Command(strace, "-f", "-o", "/dev/null", "-e", "trace=sync_file_range", "-e", "inject=sync_file_range:error=ENOSPC",
 		os.Args[0], "-test.run=^TestLostWriteBack$")
 	cmd.Env = append(os.Environ(), traced+"="+root)
 	if out, err := cmd.CombinedOutput(); err != nil && strings.Contains(string(out), "FAIL") {
