@@ -32,6 +32,8 @@ CREATE TABLE blobs (
     damaged_at  INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
+CREATE INDEX blobs_damaged ON blobs (damaged_at) WHERE damaged_at <> 0;
+
 -- Bytes are stored once but read only through a repository that has them: this table is that right.
 CREATE TABLE repository_blobs (
     repository_id INTEGER NOT NULL REFERENCES repositories (id),
@@ -185,3 +187,17 @@ CREATE TABLE notes (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- What takes how many bytes, kept while things change (db/usage.go) so that nobody has to add up millions of rows. A blob
+-- counts in the row of the repository that has it if that is the only one, in row 0 if several have it, and in row -1 if
+-- none has.
+CREATE TABLE usage (
+    repository_id INTEGER PRIMARY KEY,
+    manifests     INTEGER NOT NULL DEFAULT 0,
+    blobs         INTEGER NOT NULL DEFAULT 0,  -- all that the repository has
+    alone         INTEGER NOT NULL DEFAULT 0,  -- those that count in this row
+    unheld        INTEGER NOT NULL DEFAULT 0,  -- of alone, those that no manifest needs
+    kept          INTEGER NOT NULL DEFAULT 0   -- of unheld, those that a deleted manifest needs
+) STRICT;
+
+INSERT INTO usage (repository_id) VALUES (0), (-1);

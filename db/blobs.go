@@ -71,6 +71,7 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 	if errors.Is(err, ErrNotFound) {
 		err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id`,
 			[]any{packed, n.Size, n.Generation, now, n.Stamp, now}, &id)
+		tx.countNew(id, n.Size)
 		return id, "", err
 	}
 	if err == nil {
@@ -83,13 +84,19 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 // LinkBlob lets the repository read a blob, and leases it from now. Manifests of the repository that missed it hold it
 // from now on.
 func (tx *Tx) LinkBlob(repositoryID, blobID int64, d digest.Digest) error {
-	_, err := tx.run(`
-		INSERT INTO repository_blobs (repository_id, blob_id, leased_at) VALUES (?, ?, ?)
-		ON CONFLICT (repository_id, blob_id) DO UPDATE SET leased_at = excluded.leased_at`, repositoryID, blobID, micros(tx.Now))
+	n, err := tx.run(`INSERT INTO repository_blobs (repository_id, blob_id, leased_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+		repositoryID, blobID, micros(tx.Now))
+	if err == nil && n > 0 {
+		err = tx.countLink(repositoryID, blobID)
+	} else if err == nil {
+		_, err = tx.run(`UPDATE repository_blobs SET leased_at = ? WHERE repository_id = ? AND blob_id = ?`, micros(tx.Now), repositoryID, blobID)
+	}
 	if err != nil {
 		return err
 	}
-	return tx.found(repositoryID, d, func(manifestID int64) error { return tx.holdBlob(manifestID, blobID, repositoryID) })
+	return tx.found(repositoryID, d, func(manifestID int64) error {
+		return tx.recount(blobID, func() error { return tx.holdBlob(manifestID, blobID, repositoryID) })
+	})
 }
 
 func (tx *Tx) holdBlob(manifestID, blobID, repositoryID int64) error {
@@ -124,15 +131,28 @@ func (tx *Tx) UnlinkBlob(b Blob, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	for _, holder := range holders {
-		if err := tx.miss(b.RepositoryID, packed, holder); err != nil {
-			return err
+	err = tx.recount(b.ID, func() error {
+		for _, holder := range holders {
+			if err := tx.miss(b.RepositoryID, packed, holder); err != nil {
+				return err
+			}
+			if _, err := tx.run(`DELETE FROM manifest_blobs WHERE manifest_id = ? AND blob_id = ?`, holder, b.ID); err != nil {
+				return err
+			}
 		}
-		if _, err := tx.run(`DELETE FROM manifest_blobs WHERE manifest_id = ? AND blob_id = ?`, holder, b.ID); err != nil {
-			return err
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	_, err = tx.run(`DELETE FROM repository_blobs WHERE repository_id = ? AND blob_id = ?`, b.RepositoryID, b.ID)
+	return tx.unlink(b.RepositoryID, b.ID)
+}
+
+func (tx *Tx) unlink(repositoryID, blobID int64) error {
+	if err := tx.countUnlinked(repositoryID, ` AND x.blob_id = ?`, blobID); err != nil {
+		return err
+	}
+	_, err := tx.run(`DELETE FROM repository_blobs WHERE repository_id = ? AND blob_id = ?`, repositoryID, blobID)
 	return err
 }
 

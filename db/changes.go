@@ -160,6 +160,9 @@ func (tx *Tx) ForgetDeleted(id int64, before time.Time) error {
 	if err := tx.row(`SELECT id FROM deleted_manifests WHERE id = ? AND deleted_at < ?`, []any{id, micros(before)}, &found); err != nil {
 		return err
 	}
+	if err := tx.countForgotten(id); err != nil {
+		return err
+	}
 	return tx.runAll([]any{id},
 		`DELETE FROM deleted_manifest_blobs WHERE deleted_id = ?`,
 		`DELETE FROM deleted_manifests WHERE id = ?`)

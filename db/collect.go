@@ -137,7 +137,7 @@ func (tx *Tx) UnlinkIdle(i Idle, c Cutoff) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	_, err = tx.run(`DELETE FROM repository_blobs WHERE repository_id = ? AND blob_id = ?`, i.RepositoryID, i.ID)
+	err = tx.unlink(i.RepositoryID, i.ID)
 	return err == nil, err
 }
 
@@ -163,6 +163,7 @@ func (tx *Tx) RemoveLoose(id int64, c Cutoff) (b StoredBlob, err error) {
 	if b.Digest, err = unpackDigest(packed); err != nil {
 		return b, err
 	}
+	tx.count(counted{size: b.Size, owner: noOwner, unheld: true}, -1)
 	_, err = tx.run(`DELETE FROM blobs WHERE id = ?`, id)
 	return b, err
 }
@@ -180,7 +181,10 @@ func (tx *Tx) EmptyRepositories(after int64, c Cutoff, limit int) ([]int64, erro
 // RemoveEmptyRepository removes a repository if EmptyRepositories would still return it.
 func (tx *Tx) RemoveEmptyRepository(id int64, c Cutoff) (done bool, err error) {
 	n, err := tx.run(`DELETE FROM repositories WHERE id IN (SELECT r.id`+emptyRepository+` AND r.id = ?)`, micros(c.Leases), id)
-	return n > 0, err
+	if err != nil || n == 0 {
+		return false, err
+	}
+	return true, tx.removeUsage(id)
 }
 
 // IsStored says whether a row names the file of this digest and generation, or an open upload will make one.

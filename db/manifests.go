@@ -96,6 +96,7 @@ func (tx *Tx) PutManifest(m Manifest) (id int64, added bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
+	tx.sums.add(m.RepositoryID, sum{manifests: int64(len(m.Content))})
 	if err := tx.record(m.RepositoryID, "", nil, packed); err != nil {
 		return 0, false, err
 	}
@@ -128,14 +129,24 @@ func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size in
 	if err != nil {
 		return 0, err
 	}
+	return tx.hold(repositoryID, manifestID, ` AND b.damaged_at = 0`, packed)
+}
+
+func (tx *Tx) hold(repositoryID, manifestID int64, which string, packed []byte) (size int64, err error) {
 	var blobID int64
+	var c counted
 	err = tx.row(`
-		SELECT b.id, b.size FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
-		WHERE b.digest = ? AND b.damaged_at = 0`, []any{repositoryID, packed}, &blobID, &size)
+		SELECT b.id, `+countedColumns+` FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
+		WHERE b.digest = ?`+which, []any{repositoryID, packed}, append([]any{&blobID}, c.dest()...)...)
 	if err != nil {
 		return 0, err
 	}
-	return size, tx.holdBlob(manifestID, blobID, repositoryID)
+	if c.unheld {
+		tx.count(c, -1)
+		c.unheld = false
+		tx.count(c, 1)
+	}
+	return c.size, tx.holdBlob(manifestID, blobID, repositoryID)
 }
 
 // HoldDamaged is HoldBlob for a blob of which the repository has damaged bytes: whoever needs it goes on holding it, so
@@ -145,14 +156,8 @@ func (tx *Tx) HoldDamaged(repositoryID, manifestID int64, d digest.Digest) error
 	if err != nil {
 		return err
 	}
-	var blobID int64
-	err = tx.row(`
-		SELECT b.id FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
-		WHERE b.digest = ? AND b.damaged_at <> 0`, []any{repositoryID, packed}, &blobID)
-	if err != nil {
-		return err
-	}
-	return tx.holdBlob(manifestID, blobID, repositoryID)
+	_, err = tx.hold(repositoryID, manifestID, ` AND b.damaged_at <> 0`, packed)
+	return err
 }
 
 // HoldChild records that an index needs another manifest of its repository. ErrNotFound as for HoldBlob.
@@ -205,6 +210,9 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 	if err != nil {
 		return err
 	}
+	if err := tx.countUnheld(m.ID, keep); err != nil {
+		return err
+	}
 	if keep {
 		if err := tx.keepDeleted(m.ID); err != nil {
 			return err
@@ -224,13 +232,21 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 		m.RepositoryID, packed, m.ID); err != nil {
 		return err
 	}
-	return tx.runAll([]any{m.ID},
+	if err := tx.runAll([]any{m.ID},
 		`DELETE FROM referrers WHERE manifest_id = ?`,
 		`DELETE FROM manifest_children WHERE child_id = ?`,
 		`DELETE FROM manifest_children WHERE manifest_id = ?`,
 		`DELETE FROM manifest_blobs WHERE manifest_id = ?`,
-		`DELETE FROM missing_references WHERE manifest_id = ?`,
-		`DELETE FROM manifests WHERE id = ?`)
+		`DELETE FROM missing_references WHERE manifest_id = ?`); err != nil {
+		return err
+	}
+	var size int64
+	err = tx.row(`DELETE FROM manifests WHERE id = ? RETURNING size`, []any{m.ID}, &size)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	tx.sums.add(m.RepositoryID, sum{manifests: -size})
+	return err
 }
 
 // SomeManifests returns up to limit manifests of a repository, without content.

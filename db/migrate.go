@@ -9,7 +9,7 @@ import (
 
 const (
 	// schemaVersion is the version of schema.sql, stored in PRAGMA user_version.
-	schemaVersion = 2
+	schemaVersion = 3
 	// applicationID marks the file as a registry's: "regi", stored in PRAGMA application_id.
 	applicationID = 0x72656769
 	// oldestSQLite is the first version without the bug that lost pages when the log was reset beside a reader.
@@ -72,7 +72,17 @@ var steps = []string{`
 	CREATE TABLE notes (
 		name  TEXT PRIMARY KEY,
 		value TEXT NOT NULL
-	) STRICT, WITHOUT ROWID;`,
+	) STRICT, WITHOUT ROWID;`, `
+	CREATE INDEX blobs_damaged ON blobs (damaged_at) WHERE damaged_at <> 0;
+	CREATE TABLE usage (
+		repository_id INTEGER PRIMARY KEY,
+		manifests     INTEGER NOT NULL DEFAULT 0,
+		blobs         INTEGER NOT NULL DEFAULT 0,
+		alone         INTEGER NOT NULL DEFAULT 0,
+		unheld        INTEGER NOT NULL DEFAULT 0,
+		kept          INTEGER NOT NULL DEFAULT 0
+	) STRICT;
+	INSERT INTO usage ` + countedUsage,
 }
 
 // prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied

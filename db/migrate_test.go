@@ -85,14 +85,17 @@ func shape(t *testing.T, path string) (lines []string) {
 func TestUpgrade(t *testing.T) {
 	fresh := filepath.Join(t.TempDir(), "fresh.db")
 	dbtest.OpenAt(t, fresh, nil)
-	content := map[int]string{1: `
+	const common = `
 		INSERT INTO repositories VALUES (1, 'a', 10), (2, 'b', 20);
-		INSERT INTO blobs VALUES (1, x'010000000000000000000000000000000000000000000000000000000000000000', 5, 'g', 30);
+		INSERT INTO blobs (id, digest, size, generation, created_at) VALUES (1, x'010000000000000000000000000000000000000000000000000000000000000000', 5, 'g', 30);
 		INSERT INTO repository_blobs VALUES (2, 1, 40);
 		INSERT INTO manifests VALUES (7, 2, x'010000000000000000000000000000000000000000000000000000000000000000', 'm', 2, 50, 50, x'7b7d');
-		INSERT INTO manifest_blobs VALUES (7, 1);
 		INSERT INTO tags VALUES (2, 'v1', 7, 60);
-		INSERT INTO uploads VALUES ('u', 'a', 'sha256', 3, x'00', 'boot', 70);`}
+		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES ('u', 'a', 'sha256', 3, x'00', 'boot', 70);`
+	content := map[int]string{
+		1: common + `INSERT INTO manifest_blobs VALUES (7, 1);`,
+		2: common + `INSERT INTO manifest_blobs VALUES (7, 1, 2); UPDATE blobs SET verified_at = 30; UPDATE uploads SET created_at = 70;`,
+	}
 	for version, rows := range content {
 		path := oldDatabase(t, version, rows)
 		before := shape(t, path)
@@ -102,6 +105,10 @@ func TestUpgrade(t *testing.T) {
 		}
 		got := query(t, path, `SELECT repository_id, blob_id FROM manifest_blobs UNION ALL SELECT verified_at, damaged_at FROM blobs UNION ALL SELECT created_at, size FROM uploads`)
 		if want := []string{"2|1|", "30|0|", "70|3|"}; !slices.Equal(got, want) {
+			t.Errorf("version %d: %q, want %q", version, got, want)
+		}
+		got = query(t, path, `SELECT * FROM usage ORDER BY repository_id`)
+		if want := []string{"-1|0|0|0|0|0|", "0|0|0|0|0|0|", "1|0|0|0|0|0|", "2|2|5|5|0|0|"}; !slices.Equal(got, want) {
 			t.Errorf("version %d: %q, want %q", version, got, want)
 		}
 		err := d.View(t.Context(), func(tx *db.Tx) error {

@@ -11,6 +11,9 @@ import (
 type Tx struct {
 	conn *conn
 	Now  time.Time // of everything this transaction writes
+
+	sums               sums
+	newest, newestSize int64 // the blob that this transaction recorded last, while no repository has it
 }
 
 // Version returns a number that is another one whenever another process has committed since.

@@ -37,6 +37,7 @@ type writer struct {
 	full    bool // PRAGMA synchronous is FULL on the connection
 	turn    *turn
 	torn    bool // the disk may not have pages of the log that SQLite believes it has
+	sums    sums // of the group
 }
 
 func newWriter(d *DB, c *conn) *writer {
@@ -189,11 +190,15 @@ func (w *writer) lock() error {
 func (w *writer) end(lost error) error {
 	err := lost
 	if err == nil {
+		err = w.sums.write(&Tx{conn: w.conn})
+	}
+	if err == nil {
 		err = w.conn.exec("COMMIT")
 	}
 	if err != nil {
 		// SQLite has rolled back by itself after some errors, and then has nothing to roll back.
 		w.conn.exec("ROLLBACK")
+		w.sums = sums{}
 	}
 	return err
 }
@@ -204,13 +209,15 @@ func (w *writer) runOne(fn func(*Tx) error) (err, lost error) {
 	if err := w.conn.exec("SAVEPOINT one"); err != nil {
 		return err, err
 	}
-	if err := call(fn, &Tx{conn: w.conn, Now: w.db.now()}); err != nil {
+	tx := &Tx{conn: w.conn, Now: w.db.now()}
+	if err := call(fn, tx); err != nil {
 		back := errors.Join(w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))
 		if back != nil {
 			lost = errors.Join(err, back)
 		}
 		return err, lost
 	}
+	w.sums.merge(tx.sums)
 	err = w.conn.exec("RELEASE one")
 	return err, err
 }

@@ -2,6 +2,7 @@
 package dbtest
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,11 +23,23 @@ func OpenAt(t testing.TB, path string, now func() time.Time) *db.DB {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if _, ok := t.(*testing.T); ok { // benchmarks have large ones
+			sumsAreRight(t, d)
+		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return d
+}
+
+// sumsAreRight compares what the database says of its usage with what it has, whatever the test did.
+func sumsAreRight(t testing.TB, d *db.DB) {
+	var wrong int64
+	err := d.View(context.Background(), func(tx *db.Tx) (err error) { wrong, err = tx.WrongUsages(); return err })
+	if err == nil && wrong != 0 { // a test may have broken the database
+		t.Errorf("the usage of %d repositories is wrong", wrong)
+	}
 }
 
 // Schema reads schema.sql, which package main embeds and no package below it can.

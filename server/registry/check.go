@@ -124,7 +124,28 @@ func (c *checker) database(ctx context.Context) error {
 	for _, p := range problems {
 		c.found(Finding{Kind: "database", Detail: p})
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.usage(ctx)
+}
+
+// usage adds up what the sums of usage say.
+func (c *checker) usage(ctx context.Context) error {
+	var wrong int64
+	err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { wrong, err = tx.WrongUsages(); return err })
+	if err != nil || wrong == 0 {
+		return err
+	}
+	f := Finding{Kind: "database", Detail: fmt.Sprintf("what du shows is wrong for %d repositories", wrong)}
+	if c.opt.Repair {
+		if err := c.r.db.RepairUsage(ctx); err != nil {
+			return err
+		}
+		f.Repaired = true
+	}
+	c.found(f)
+	return nil
 }
 
 // manifests compares the content of every manifest with its digest.

@@ -28,6 +28,7 @@ type fixture struct {
 	t     testing.TB
 	db    *db.DB
 	store *blobs.Dir
+	file  string // of the database
 	root  string // of the store
 	close func() // of one that openAt made
 	mu    sync.Mutex
@@ -36,8 +37,8 @@ type fixture struct {
 
 func newFixture(t testing.TB, change ...func(*registry.Config)) *fixture {
 	t.Helper()
-	f := &fixture{t: t, now: time.Now()}
-	f.db = dbtest.OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), func() time.Time {
+	f := &fixture{t: t, now: time.Now(), file: filepath.Join(t.TempDir(), "reg.db")}
+	f.db = dbtest.OpenAt(t, f.file, func() time.Time {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.now

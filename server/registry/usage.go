@@ -37,7 +37,7 @@ func (r *Registry) RepositoryUsages(ctx context.Context, p Page) (list []Usage, 
 func (r *Registry) RepositoryUsage(ctx context.Context, repo RepoName) (u Usage, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
 		found, err := tx.RepositoryUsage(repo)
-		u = usage(repo, "", found)
+		u = usage(found.Repository, "", found.Usage)
 		return err
 	})
 	return u, unknown(err, NameUnknown, repo)

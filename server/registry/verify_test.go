@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -314,5 +315,26 @@ func TestCheckKeepsToItsRate(t *testing.T) {
 	}
 	if r, err := f.Check(t.Context(), registry.CheckOptions{ReadData: true, Rate: 1 << 30}); err != nil || r.Read != 3 {
 		t.Error(r, err)
+	}
+}
+
+// What du shows is checked against what there is.
+func TestCheckOfUsage(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config")))
+	c, err := sql.Open("sqlite", f.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.ExecContext(t.Context(), "UPDATE usage SET alone = alone + 1 WHERE repository_id > 0"); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ repair, found bool }{{false, true}, {true, true}, {false, false}} {
+		var found []registry.Finding
+		_, err := f.Check(t.Context(), registry.CheckOptions{Repair: step.repair, Found: func(f registry.Finding) { found = append(found, f) }})
+		if err != nil || (len(found) == 1) != step.found || step.found && found[0].Repaired != step.repair {
+			t.Errorf("%+v: %+v, %v", step, found, err)
+		}
 	}
 }
