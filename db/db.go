@@ -279,25 +279,31 @@ func (d *DB) Relaxed(ctx context.Context, fn func(*Tx) error) error {
 // Reclaim is Update for what makes room: on a full disk it gives up the ballast, which is kept for that, and runs fn
 // again.
 func (d *DB) Reclaim(ctx context.Context, fn func(*Tx) error) error {
-	err := d.Update(ctx, fn)
-	if errors.Is(err, ErrFull) && d.dropBallast(false) {
-		err = d.Update(ctx, fn)
-	}
-	return err
+	return d.reclaim(ctx, fn, true, false)
 }
 
 // Collect is Reclaim for the collector, who may give up all of the ballast. Without durable it is to Relaxed what that
 // is to Update.
 func (d *DB) Collect(ctx context.Context, durable bool, fn func(*Tx) error) error {
+	return d.reclaim(ctx, fn, durable, true)
+}
+
+func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable, all bool) error {
 	err := d.writer.do(ctx, fn, durable)
-	for errors.Is(err, ErrFull) && d.dropBallast(true) {
+	for more := true; more && errors.Is(err, ErrFull); {
+		more = d.dropBallast(all)
+		// Many small ones would use it up for a log that only grows. What the log has is folded in while there is room
+		// for that, and its own room used again.
+		if folding := d.writer.checkpoint(ctx, reuseLog); folding != nil && !more {
+			break
+		}
 		err = d.writer.do(ctx, fn, durable)
 	}
 	return err
 }
 
 // Checkpoint folds the log into the database and gives its room back. ErrBusy if a reader or a writer is in the way.
-func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx) }
+func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx, cutLog) }
 
 // checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
 // Readers in the way postpone it: the log then grows until the next try, which Stats.WALBytes shows.
@@ -314,7 +320,7 @@ func (d *DB) checkpoints(ctx context.Context) {
 		if d.Stats().WALBytes < worthwhile {
 			continue
 		}
-		if err := d.writer.checkpoint(ctx); err != nil && ctx.Err() == nil {
+		if err := d.writer.checkpoint(ctx, cutLog); err != nil && ctx.Err() == nil {
 			d.log.Warn("checkpoint postponed", "err", err)
 		}
 	}

@@ -149,7 +149,7 @@ func (w *writer) begin(durable bool) error {
 		// transactions too. The next sync would succeed without them, and after a power cut the log would end at the
 		// first one, with whatever was acknowledged behind it. So nothing more goes behind them: they are copied into
 		// the database, from memory, and the log begins anew.
-		if err := w.checkpoint(context.Background()); err != nil {
+		if err := w.checkpoint(context.Background(), cutLog); err != nil {
 			return err
 		}
 		w.torn = false
@@ -232,9 +232,15 @@ func call(fn func(*Tx) error, tx *Tx) (err error) {
 	return fn(tx)
 }
 
-// checkpoint folds the log into the database and cuts it to nothing, on a connection of its own that gives up soon if a
-// reader or another writer is in the way.
-func (w *writer) checkpoint(ctx context.Context) error {
+// What becomes of the log's file when all of it is in the database.
+const (
+	cutLog   = "PRAGMA wal_checkpoint(TRUNCATE)" // its room is free for others
+	reuseLog = "PRAGMA wal_checkpoint(RESTART)"  // its room is for what is written next
+)
+
+// checkpoint folds the log into the database, on a connection of its own that gives up soon if a reader or another writer
+// is in the way.
+func (w *writer) checkpoint(ctx context.Context, mode string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c, err := w.db.connect(ctx, []string{"busy_timeout(100)"})
@@ -243,7 +249,7 @@ func (w *writer) checkpoint(ctx context.Context) error {
 	}
 	defer c.close()
 	var busy, logged, folded int
-	row := c.QueryRowxContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	row := c.QueryRowxContext(ctx, mode)
 	if err := row.Scan(&busy, &logged, &folded); err != nil {
 		return wrap(err)
 	}
