@@ -105,10 +105,12 @@ type collector struct {
 	now     time.Time
 	stop    time.Time // zero: never
 	leases  db.Cutoff
-	full    bool // the disk is, or was
-	busy    bool // others write, too; it shows in what follows
-	version int64
-	count   uint64
+	full    bool            // the disk is, or was
+	batch   int             // how much a transaction removes
+	took    time.Duration   // for how long the last one kept others waiting
+	seen    time.Time       // when others last wrote
+	version int64           // of the database: it changes when another process writes
+	others  uint64          // transactions that somebody else made in this process
 	gone    []db.StoredBlob // whose rows are removed, but perhaps not durably, and whose files are not
 	report  CollectReport
 }
@@ -120,7 +122,7 @@ func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
 
 func newCollector(r *Registry, opt CollectOptions) *collector {
 	now := r.db.Now()
-	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, report: CollectReport{Started: now, DryRun: opt.DryRun},
+	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, seen: time.Now().Add(firstLook - politeTime), report: CollectReport{Started: now, DryRun: opt.DryRun},
 		leases: r.cutoff(now, opt.Grace)}
 	if opt.MaxDuration > 0 {
 		c.stop = time.Now().Add(opt.MaxDuration)
@@ -149,7 +151,7 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 		{"files", c.sweepFiles},
 		{"journal", c.tidyJournal},
 	} {
-		c.report.Phase = phase.name
+		c.report.Phase, c.batch = phase.name, 1
 		err = phase.run(ctx)
 		if flushing := c.flush(ctx); flushing != nil && (err == nil || errors.Is(err, errEnough)) {
 			err = flushing

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"registry/db"
@@ -29,6 +30,7 @@ var ErrLocked = errors.New("the registry is being maintained by another process"
 type exclusive struct {
 	r      *Registry
 	holder string
+	writes atomic.Uint64 // transactions of the work itself
 }
 
 // alone runs work while it holds the lock. It waits for another holder for a moment, and then fails with ErrLocked. The
@@ -89,9 +91,9 @@ func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
-		err := x.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.BeatLock(lockName, x.holder) })
-		if errors.Is(err, db.ErrNotFound) {
-			lost(fmt.Errorf("%w, which took over from this one", ErrLocked))
+		err := x.r.db.Relaxed(ctx, x.held(func(*db.Tx) error { return nil }))
+		if errors.Is(err, ErrLocked) {
+			lost(err)
 			return
 		}
 	}
@@ -109,6 +111,7 @@ func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
 
 func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {
 	return func(tx *db.Tx) error {
+		x.writes.Add(1)
 		if err := tx.BeatLock(lockName, x.holder); err != nil {
 			if errors.Is(err, db.ErrNotFound) {
 				err = fmt.Errorf("%w, which took over from this one", ErrLocked)

@@ -17,11 +17,14 @@ import (
 const (
 	// markPage is how many candidates are read at a time.
 	markPage = 500
-	// sweepBatch is how many of them are removed in a transaction while nobody else writes, and politeBatch while
-	// somebody does: he waits for it. Then a pause follows that is politePause times as long.
-	sweepBatch  = 100
-	politeBatch = 8
-	politePause = 8
+	// A transaction removes as many of them as take so long: others wait for it if they write, too. Nobody waits longer
+	// than that, however slow the machine is. Then, if somebody else writes, a pause follows that is politePause times as
+	// long, and he counts as writing until he has not for politeTime: a client between two pushes is still there.
+	aloneBatch, politeBatch = 10 * time.Millisecond, 300 * time.Microsecond
+	maxBatch                = 200
+	politePause             = 10
+	politeTime              = 2 * time.Second
+	firstLook               = 200 * time.Millisecond // for so long somebody is taken to write before it is known
 	// flushAfter is how many files wait for the removal of their rows to become durable.
 	flushAfter = 200
 )
@@ -46,35 +49,47 @@ func (c *collector) enough() error {
 // log is dear, it goes on with less.
 func inBatches[T any](c *collector, list []T, remove func([]T) error) error {
 	for len(list) > 0 {
-		n := sweepBatch
-		if c.busy || c.full {
-			n = politeBatch
-		}
-		n = min(n, len(list))
+		n := min(c.batch, len(list))
 		err := remove(list[:n])
 		if errors.Is(err, db.ErrFull) && !c.full {
-			c.full = true
+			c.full, c.batch = true, min(c.batch, 8)
 			continue
 		}
 		if err != nil {
 			return err
 		}
 		list = list[n:]
+		c.adapt(n)
 	}
 	return nil
 }
+
+// adapt chooses the size of the next batch by the time that one of n has taken.
+func (c *collector) adapt(n int) {
+	bearable := aloneBatch
+	if c.isBusy() || c.full {
+		bearable = politeBatch
+	}
+	fits := int(bearable * time.Duration(n) / max(c.took, time.Microsecond))
+	c.batch = max(1, min(fits, 2*n, maxBatch))
+}
+
+// writesOfOthers counts the transactions in this process that were not the collector's.
+func (c *collector) writesOfOthers() uint64 { return c.r.db.Transactions() - c.x.writes.Load() }
+
+// isBusy says whether others write, too.
+func (c *collector) isBusy() bool { return time.Since(c.seen) < politeTime }
 
 // sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 	if err := c.enough(); err != nil {
 		return err
 	}
-	var took time.Duration
 	start := time.Now()
 	var version int64
 	timed := func(tx *db.Tx) (err error) {
 		began := time.Now()
-		defer func() { took = time.Since(began) }()
+		defer func() { c.took = time.Since(began) }()
 		if version, err = tx.Version(); err != nil {
 			return err
 		}
@@ -86,14 +101,17 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 			err = c.x.relaxed(ctx, timed)
 		}
 	}
-	c.report.LongestLock = max(c.report.LongestLock, took)
+	c.report.LongestLock = max(c.report.LongestLock, c.took)
 	if c.opt.Progress != nil {
 		c.opt.Progress(c.report)
 	}
-	count := c.r.db.Transactions()
-	c.busy = version != c.version || count > c.count+1
-	c.version, c.count = version, count
-	if err == nil && c.busy && !c.opt.DryRun {
+	if others := c.writesOfOthers(); version != c.version || others != c.others {
+		if c.version != 0 { // else it is the first time that we look
+			c.seen = time.Now()
+		}
+		c.version, c.others = version, others
+	}
+	if err == nil && c.isBusy() && !c.opt.DryRun {
 		time.Sleep(min(politePause*time.Since(start), 100*time.Millisecond))
 	}
 	return err
@@ -469,18 +487,23 @@ func (c *collector) tidyJournal(ctx context.Context) error {
 	if err := c.r.ExportJournal(ctx); err != nil {
 		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
 	}
+	c.others = c.writesOfOthers() // the export is nobody else
 	before := c.now.Add(-max(c.opt.UndoWindow, 0))
-	for n := int64(markPage); n == markPage; {
+	for done := false; !done; {
+		n := c.batch
 		err := c.sweep(ctx, func(tx *db.Tx) error {
 			at, err := journalPosition(tx)
-			if err == nil {
-				n, err = tx.PruneChanges(before, at.ID, markPage)
+			if err != nil {
+				return err
 			}
+			pruned, err := tx.PruneChanges(before, at.ID, n)
+			done = pruned < int64(n)
 			return err
 		})
 		if err != nil {
 			return err
 		}
+		c.adapt(n)
 	}
 	return nil
 }
