@@ -213,6 +213,23 @@ func (d *DB) Transactions() uint64 { return d.stats.transactions.Load() }
 
 // View runs fn on a snapshot of everything committed before the call. fn only reads. It returns fn's error.
 func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	return d.read(ctx, func(c *conn) error {
+		if err := c.exec("BEGIN"); err != nil {
+			return err
+		}
+		// A read transaction has nothing to lose: its end cannot fail in a way that matters to fn's result.
+		defer c.exec("COMMIT")
+		return fn(&Tx{conn: c, Now: d.now()})
+	})
+}
+
+// Lookup is View for an fn that asks one question. A statement is a snapshot by itself, and beginning and ending a
+// transaction around it costs as much again; a second one would see another snapshot, so it fails.
+func (d *DB) Lookup(ctx context.Context, fn func(*Tx) error) error {
+	return d.read(ctx, func(c *conn) error { return fn(&Tx{conn: c, Now: d.now(), single: true}) })
+}
+
+func (d *DB) read(ctx context.Context, fn func(*conn) error) error {
 	var c *conn
 	select {
 	case c = <-d.readers:
@@ -220,12 +237,7 @@ func (d *DB) View(ctx context.Context, fn func(*Tx) error) error {
 		return ctx.Err()
 	}
 	defer func() { d.readers <- c }()
-	if err := c.exec("BEGIN"); err != nil {
-		return err
-	}
-	// A read transaction has nothing to lose: its end cannot fail in a way that matters to fn's result.
-	defer c.exec("COMMIT")
-	return fn(&Tx{conn: c, Now: d.now()})
+	return fn(c)
 }
 
 // Snapshot writes a consistent copy of the database to a new file, while others write. On return nil it has reached the

@@ -295,3 +295,26 @@ func TestOpenBesideAWriter(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLookup asks once, and sees what was committed since the last one on the same connection; twice it may not ask.
+func TestLookup(t *testing.T) {
+	d := dbtest.Open(t)
+	find := func(tx *db.Tx) error { _, err := tx.RepositoryID("a"); return err }
+	for range 10 {
+		if err := d.Lookup(t.Context(), find); !errors.Is(err, db.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := d.Lookup(t.Context(), find); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := d.Lookup(t.Context(), func(tx *db.Tx) error { return errors.Join(find(tx), find(tx)) })
+	if err == nil || errors.Is(err, db.ErrNotFound) {
+		t.Error("a second statement ran, on another snapshot:", err)
+	}
+}

@@ -3,7 +3,10 @@ package db
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // Tx is a transaction, and the home of every query. It is valid until the function it was handed to returns, and only
@@ -12,8 +15,21 @@ type Tx struct {
 	conn *conn
 	Now  time.Time // of everything this transaction writes
 
+	single bool // of Lookup: there is no transaction around the statement
+	spent  bool // and it has run
+
 	sums               sums
 	newest, newestSize int64 // the blob that this transaction recorded last, while no repository has it
+}
+
+var errSpent = errors.New("a lookup is one statement: use View")
+
+func (tx *Tx) stmt(query string) (*sqlx.Stmt, error) {
+	if tx.single && tx.spent {
+		return nil, errSpent
+	}
+	tx.spent = true
+	return tx.conn.stmt(query)
 }
 
 // Version returns a number that is another one whenever another process has committed since.
@@ -29,7 +45,7 @@ func fromMicros(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 // row runs a query that has one row and scans its columns. ErrNotFound if it has none.
 func (tx *Tx) row(query string, args []any, dest ...any) error {
-	s, err := tx.conn.stmt(query)
+	s, err := tx.stmt(query)
 	if err != nil {
 		return err
 	}
@@ -38,7 +54,7 @@ func (tx *Tx) row(query string, args []any, dest ...any) error {
 
 // rows runs a query and calls scan for each of its rows, until scan returns an error.
 func (tx *Tx) rows(query string, args []any, scan func(*sql.Rows) error) error {
-	s, err := tx.conn.stmt(query)
+	s, err := tx.stmt(query)
 	if err != nil {
 		return err
 	}
@@ -57,7 +73,7 @@ func (tx *Tx) rows(query string, args []any, scan func(*sql.Rows) error) error {
 
 // run executes a statement and returns how many rows it changed.
 func (tx *Tx) run(query string, args ...any) (int64, error) {
-	s, err := tx.conn.stmt(query)
+	s, err := tx.stmt(query)
 	if err != nil {
 		return 0, err
 	}

@@ -70,7 +70,7 @@ func (r *Registry) TagInfos(ctx context.Context, repo RepoName, p Page) (infos [
 
 // Repositories lists the repositories that have a manifest.
 func (r *Registry) Repositories(ctx context.Context, p Page) (names []string, more bool, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
+	err = r.db.Lookup(ctx, func(tx *db.Tx) error {
 		names, more, err = paged(p, tx.Repositories)
 		return err
 	})

@@ -54,7 +54,7 @@ type (
 )
 
 func (r *Registry) findManifest(ctx context.Context, repo RepoName, ref Reference, d byDigest, t byTag) (m db.Manifest, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) { m, err = named(tx, repo, ref, d, t); return err })
+	err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) { m, err = named(tx, repo, ref, d, t); return err })
 	return m, err
 }
 

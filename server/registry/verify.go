@@ -35,7 +35,7 @@ var ErrDamaged = errors.New("stored bytes do not have the digest")
 func (r *Registry) locate(ctx context.Context, repo RepoName, d digest.Digest, reach func(blobs.Name) (blobs.Info, error)) (b db.Blob, info blobs.Info, err error) {
 	var last string
 	for {
-		err = r.db.View(ctx, func(tx *db.Tx) error {
+		err = r.db.Lookup(ctx, func(tx *db.Tx) error {
 			b, err = tx.Blob(repo, d)
 			return err
 		})
