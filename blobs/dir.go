@@ -93,6 +93,13 @@ func isID(s string) bool {
 	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
+// isDigest is Digest.Validate for the algorithms there are, without its regular expression: every read of a blob asks.
+func isDigest(d digest.Digest) bool {
+	algorithm, hash, _ := strings.Cut(string(d), ":")
+	alg := digest.Algorithm(algorithm)
+	return (alg == digest.SHA256 || alg == digest.SHA512) && len(hash) == 2*alg.Size() && strings.Trim(hash, "0123456789abcdef") == ""
+}
+
 func (d *Dir) staged(id string) (string, error) {
 	if !isID(id) {
 		return "", fmt.Errorf("%.40q is not an upload id", id)
@@ -101,11 +108,8 @@ func (d *Dir) staged(id string) (string, error) {
 }
 
 func (d *Dir) committed(name Name) (string, error) {
-	if err := name.Digest.Validate(); err != nil {
-		return "", fmt.Errorf("digest %.80q: %w", name.Digest, err)
-	}
-	if alg := name.Digest.Algorithm(); alg != digest.SHA256 && alg != digest.SHA512 {
-		return "", fmt.Errorf("digest algorithm %.20q is not supported", alg)
+	if !isDigest(name.Digest) {
+		return "", fmt.Errorf("%.80q is not a sha256 or sha512 digest", name.Digest)
 	}
 	if !isID(name.Generation) {
 		return "", fmt.Errorf("%.40q is not a generation", name.Generation)
@@ -249,7 +253,7 @@ func (d *Dir) Open(ctx context.Context, name Name) (File, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return nil, Info{}, translate(err)
 	}
@@ -302,7 +306,7 @@ func (d *Dir) Names(ctx context.Context, from digest.Digest, fn func(Name, Info)
 			err := each(ctx, dir, func(e fs.DirEntry) error {
 				hash, generation, _ := strings.Cut(e.Name(), ".")
 				name := Name{Digest: digest.NewDigestFromEncoded(alg, hash), Generation: generation}
-				if name.Digest.Validate() != nil || !isID(generation) || shardOf(name.Digest) != shard {
+				if !isDigest(name.Digest) || !isID(generation) || shardOf(name.Digest) != shard {
 					return nil
 				}
 				return withInfo(dir, e, func(info Info) error { return fn(name, info) })
