@@ -59,6 +59,9 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// smallBody is what fits into the buffer of a connection, with a header before it.
+const smallBody = 3 << 10
+
 // ReadFrom keeps sendfile reachable: io.Copy to a ResponseWriter that hides its ReadFrom copies through memory, which
 // costs more than half of the speed.
 func (w *recorder) ReadFrom(src io.Reader) (total int64, err error) {
@@ -67,7 +70,7 @@ func (w *recorder) ReadFrom(src io.Reader) (total int64, err error) {
 	}
 	limited, ok := src.(*io.LimitedReader)
 	to, can := w.ResponseWriter.(io.ReaderFrom)
-	if !ok || !can {
+	if !ok || !can || limited.N <= smallBody { // one write for header and body is less than two
 		return io.Copy(struct{ io.Writer }{w}, src)
 	}
 	for limited.N > 0 {
