@@ -62,6 +62,7 @@ type DB struct {
 	stop       context.CancelFunc
 	background sync.WaitGroup
 	stats      counters
+	recall     recall
 }
 
 type counters struct {
@@ -144,6 +145,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 		d.readers <- r
 	}
 	d.writer = newWriter(d, w)
+	d.recall.index = openIndex(opt.Path + "-shm")
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	d.stop = stop
 	d.background.Go(func() { d.checkpoints(background) })
@@ -193,7 +195,10 @@ func (d *DB) Close() error {
 	for range readers {
 		(<-d.readers).close()
 	}
-	return wrap(d.pool.Close())
+	// The index is the last to be closed, for the sake of the locks on it.
+	err := wrap(d.pool.Close())
+	d.recall.close()
+	return err
 }
 
 // Stats reads the counters.

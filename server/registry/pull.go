@@ -20,19 +20,19 @@ type Manifest struct {
 	Digest    digest.Digest
 	MediaType string
 	Size      int64
-	Content   []byte // as pushed; nil from StatManifest
+	Content   []byte // as pushed, not to be changed; nil from StatManifest
 }
 
 // Manifest returns what ref names ("Pulling manifests", end-3). ManifestUnknown.
 func (r *Registry) Manifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
-	m, err := r.findManifest(ctx, repo, ref, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
+	m, err := r.findManifest(ctx, "manifest", repo, ref, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
 	return manifestOf(m), unknown(err, ManifestUnknown, ref.String())
 }
 
 // StatManifest is Manifest without the content. Clients skip pushing a child of an index that it finds by digest, so that
 // is a promise: its lease is renewed when it is getting old.
 func (r *Registry) StatManifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
-	m, err := r.findManifest(ctx, repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
+	m, err := r.findManifest(ctx, "manifest without content", repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
 	if err == nil && ref.Digest != "" && r.db.Now().Sub(m.LeasedAt) > leaseRenewal {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseManifest(m) })
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
@@ -53,9 +53,10 @@ type (
 	byTag    func(*db.Tx, RepoName, Tag) (db.Manifest, error)
 )
 
-func (r *Registry) findManifest(ctx context.Context, repo RepoName, ref Reference, d byDigest, t byTag) (m db.Manifest, err error) {
-	err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) { m, err = named(tx, repo, ref, d, t); return err })
-	return m, err
+func (r *Registry) findManifest(ctx context.Context, what string, repo RepoName, ref Reference, d byDigest, t byTag) (db.Manifest, error) {
+	return db.Ask(ctx, r.db, db.Question{What: what, Repository: repo, Item: ref.String()}, func(tx *db.Tx) (db.Manifest, error) {
+		return named(tx, repo, ref, d, t)
+	})
 }
 
 // named looks a manifest up by what ref has.

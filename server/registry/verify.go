@@ -35,9 +35,8 @@ var ErrDamaged = errors.New("stored bytes do not have the digest")
 func (r *Registry) locate(ctx context.Context, repo RepoName, d digest.Digest, reach func(blobs.Name) (blobs.Info, error)) (b db.Blob, info blobs.Info, err error) {
 	var last string
 	for {
-		err = r.db.Lookup(ctx, func(tx *db.Tx) error {
-			b, err = tx.Blob(repo, d)
-			return err
+		b, err = db.Ask(ctx, r.db, db.Question{What: "blob", Repository: repo, Item: d.String()}, func(tx *db.Tx) (db.Blob, error) {
+			return tx.Blob(repo, d)
 		})
 		if err == nil && b.Damaged {
 			err = db.ErrNotFound
