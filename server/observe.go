@@ -140,6 +140,7 @@ func (b *idleBody) Read(p []byte) (int, error) {
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		s.began.Add(1)
 		s.underWay.RLock()
 		defer s.underWay.RUnlock()
 		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID()}

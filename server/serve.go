@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -52,6 +53,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	background.Go(func() { s.registry.Maintain(work) })
+	background.Go(func() { s.rest(work) })
 	if err := s.serveDebug(work, &background); err != nil {
 		return errors.Join(err, ln.Close())
 	}
@@ -71,6 +73,27 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return errors.Join(err, s.cutOff())
 	case <-ctx.Done():
 		return s.drain()
+	}
+}
+
+// rest gives memory back to the system when there was no request for a moment, once until there is one again.
+func (s *Server) rest(ctx context.Context) {
+	const moment = 2 * time.Second
+	tick := time.NewTicker(moment)
+	defer tick.Stop()
+	var seen, rested int64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		began := s.began.Load()
+		if began == seen && began != rested {
+			debug.FreeOSMemory()
+			rested = began
+		}
+		seen = began
 	}
 }
 
@@ -128,13 +151,13 @@ func (s *Server) serveDebug(ctx context.Context, background *sync.WaitGroup) err
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	debug := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	profiles := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
 	background.Go(func() {
-		if err := debug.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := profiles.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("debug server failed", "err", err)
 		}
 	})
-	background.Go(func() { <-ctx.Done(); debug.Close() })
+	background.Go(func() { <-ctx.Done(); profiles.Close() })
 	s.log.Info("profiles are served", "address", ln.Addr().String())
 	return nil
 }

@@ -47,6 +47,7 @@ type Server struct {
 	health   health
 	http     *http.Server
 	draining atomic.Bool
+	began    atomic.Int64  // requests of the API
 	underWay sync.RWMutex  // read-locked by every request of the API
 	closing  chan struct{} // closed by Close
 	closed   atomic.Bool
