@@ -34,8 +34,9 @@ type DirOptions struct {
 //
 // Files that have other names are nobody's business here: they are neither listed nor touched.
 type Dir struct {
-	root string
-	made madeDirs
+	root      string
+	made      madeDirs
+	syncsName bool // a sync of a file that was just renamed makes its new name durable, too
 }
 
 var (
@@ -52,6 +53,9 @@ func OpenDir(ctx context.Context, root string, opt DirOptions) (*Dir, error) {
 	}
 	d := &Dir{root: root, made: madeDirs{done: map[string]bool{}}}
 	if err := d.made.ensure(filepath.Join(root, stagedDir)); err != nil {
+		return nil, translate(err)
+	}
+	if d.syncsName, err = syncsName(root); err != nil {
 		return nil, translate(err)
 	}
 	if opt.AllowNetwork {

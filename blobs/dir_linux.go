@@ -71,3 +71,20 @@ func NetworkFS(path string) (name string, err error) {
 	}
 	return networkFS[uint32(s.Type)], nil
 }
+
+// A file system that has a log takes a file and the names it was given into it in the order in which they came. These
+// are known to: ext4 and xfs by scripts/power, the others by what they document and are tested for upstream. ext2
+// shares the number of ext4, and promises nothing after a power cut whoever syncs what.
+var logsNames = map[uint32]string{
+	unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.F2FS_SUPER_MAGIC: "f2fs",
+	0x2fc12fc1: "zfs",
+}
+
+// syncsName says whether a sync of a file under root also makes the name durable that it was just renamed to.
+func syncsName(root string) (bool, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(root, &s); err != nil {
+		return false, err
+	}
+	return logsNames[uint32(s.Type)] != "", nil
+}

@@ -26,3 +26,6 @@ func fileInfo(info fs.FileInfo, err error) (Info, error) {
 
 // NetworkFS cannot tell here and returns "".
 func NetworkFS(string) (name string, err error) { return "", nil }
+
+// syncsName cannot tell here.
+func syncsName(string) (bool, error) { return false, nil }

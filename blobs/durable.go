@@ -13,28 +13,30 @@ import (
 //
 //	mkdir    <root>/<algorithm>, <root>/<algorithm>/<shard>    the first time only, each followed by the
 //	fsync    of its parent                                     so that the way to the file is on the disk
-//	open     <root>/uploads/<id>
-//	fsync                                                      the bytes are on the disk
 //	lstat    <shard>/<hash>.<generation>                       must not exist: rename would overwrite
 //	rename   uploads/<id> → <shard>/<hash>.<generation>
-//	fsync    <shard>                                           the name is on the disk
+//	open     <shard>/<hash>.<generation>
+//	fsync                                                      the bytes are on the disk, and their name
+//	fsync    <shard>                                           only where the one before does not bring the name
 //
-// and the row that names the file is written after it. A sync that failed is never tried again: the kernel has dropped
-// the pages it could not write, and a second sync would succeed without them. The file goes.
+// and the row that names the file is written after it. Until then the name stands for nothing: nobody looks for it, and
+// it is never used again, so it does no harm that a power cut may leave it with half of its bytes.
+//
+// A sync that failed is never tried again: the kernel has dropped the pages it could not write, and a second sync would
+// succeed without them. The file goes.
 func (d *Dir) publish(from, to string, size int64) (Info, error) {
 	shard := filepath.Dir(to)
 	if err := d.made.ensure(shard); err != nil {
 		return Info{}, err
 	}
-	info, err := syncFile(from, size)
-	if err != nil {
-		os.Remove(from)
-		return Info{}, err
-	}
 	if err := moveNew(from, to); err != nil {
 		return Info{}, err
 	}
-	if err := syncDir(shard); err != nil {
+	info, err := syncFile(to, size)
+	if err == nil && !d.syncsName {
+		err = syncDir(shard)
+	}
+	if err != nil {
 		os.Remove(to)
 		return Info{}, err
 	}

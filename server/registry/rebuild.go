@@ -118,7 +118,8 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 			}
 			n.Stamp = info.Stamp
 		}
-		if other, ok := list[name.Digest]; !ok || info.Changed.After(other.changed) {
+		// A power cut in the middle of a push may have left a file with some of its bytes, never with more.
+		if other, ok := list[name.Digest]; !ok || info.Size > other.blob.Size || info.Size == other.blob.Size && info.Changed.After(other.changed) {
 			list[name.Digest] = found{n, info.Changed}
 		}
 		return nil

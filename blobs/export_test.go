@@ -1,0 +1,4 @@
+package blobs
+
+// SyncsName is syncsName for tests.
+var SyncsName = syncsName
