@@ -87,13 +87,16 @@ type session struct {
 }
 
 func (r *Registry) openSession(ctx context.Context, repo RepoName, id string) (*session, error) {
-	// Ask before waiting: a stranger who guesses ids must not learn which sessions are busy.
-	if _, err := r.upload(ctx, repo, id); err != nil {
-		return nil, err
-	}
-	release, err := r.sessions.lock(ctx, id)
-	if err != nil {
-		return nil, err
+	release, free := r.sessions.tryLock(id)
+	if !free {
+		// Ask before waiting: a stranger who guesses ids must not learn which sessions are busy.
+		if _, err := r.upload(ctx, repo, id); err != nil {
+			return nil, err
+		}
+		var err error
+		if release, err = r.sessions.lock(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	u, err := r.upload(ctx, repo, id)
 	if err != nil {
@@ -112,8 +115,9 @@ func (s *session) close() { s.release() }
 
 func (s *session) state() Upload { return Upload{ID: s.ID, Offset: s.Size} }
 
-// take writes a chunk to the staged file and saves how far it came.
-func (s *session) take(ctx context.Context, c Chunk) error {
+// take writes a chunk to the staged file and saves how far it came. The last one is saved only if it did not come whole:
+// else the session ends now, or goes back to what is saved.
+func (s *session) take(ctx context.Context, c Chunk, last bool) error {
 	if c.Start >= 0 && c.Start != s.Size {
 		return RangeInvalid.With(fmt.Sprintf("the upload has %d bytes", s.Size))
 	}
@@ -140,6 +144,9 @@ func (s *session) take(ctx context.Context, c Chunk) error {
 		err = BlobUploadInvalid.With("the body does not have the announced length")
 	} else if state, hashing := saveHash(s.hash); hashing == nil {
 		s.HashState = state
+	}
+	if err == nil && (last || s.Size == before.Size) {
+		return nil
 	}
 	if saving := s.save(context.WithoutCancel(ctx)); err == nil {
 		err = saving

@@ -84,7 +84,7 @@ func (r *Registry) AppendUpload(ctx context.Context, repo RepoName, id string, c
 		return Upload{}, err
 	}
 	defer s.close()
-	err = s.take(ctx, c)
+	err = s.take(ctx, c, false)
 	return s.state(), err
 }
 
@@ -101,7 +101,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repo RepoName, id string, w
 	if s.Size == 0 && s.Algorithm != want.Algorithm() {
 		s.Algorithm, s.hash = want.Algorithm(), want.Algorithm().Hash()
 	}
-	if err := s.take(ctx, c); err != nil {
+	if err := s.take(ctx, c, true); err != nil {
 		return s.state(), err
 	}
 	if s.Algorithm == want.Algorithm() && digest.NewDigest(s.Algorithm, s.hash) != want {
@@ -145,7 +145,7 @@ func (r *Registry) PutBlob(ctx context.Context, repo RepoName, want digest.Diges
 		r: r, hash: want.Algorithm().Hash(), unsaved: true,
 		Upload: db.Upload{ID: newUploadID(), Repository: repo, Algorithm: want.Algorithm()},
 	}
-	err := s.take(ctx, c)
+	err := s.take(ctx, c, true)
 	if err == nil && digest.NewDigest(s.Algorithm, s.hash) != want {
 		err = DigestInvalid.With("the content does not have this digest")
 	}
