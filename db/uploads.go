@@ -14,13 +14,15 @@ type Upload struct {
 	Size       int64  // bytes received
 	HashState  []byte // of the hash after these bytes
 	BootID     string // of the machine when they were written
+	// When the session began and when it last moved. CreateUpload writes them; Upload does not read them.
+	CreatedAt, UpdatedAt time.Time
 }
 
 // CreateUpload writes a new session.
 func (tx *Tx) CreateUpload(u Upload) error {
 	_, err := tx.run(`
 		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(tx.Now), micros(tx.Now))
+		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(u.UpdatedAt), micros(u.CreatedAt))
 	return err
 }
 
@@ -55,14 +57,14 @@ func (tx *Tx) DeleteUpload(id string) error {
 // takes its place under a new id until it expires: earlier layers of the same push may have no manifest yet, and their
 // leases may have run out meanwhile. ErrNotFound if there is none.
 func (tx *Tx) EndUpload(id, newID string, long time.Duration) error {
-	var created int64
-	if err := tx.row(`SELECT created_at FROM uploads WHERE id = ?`, []any{id}, &created); err != nil {
+	n, err := tx.run(`DELETE FROM uploads WHERE id = ? AND created_at >= ?`, id, micros(tx.Now.Add(-long)))
+	if err != nil || n == 1 {
 		return err
 	}
-	if tx.Now.Sub(fromMicros(created)) <= long {
-		return tx.DeleteUpload(id)
+	n, err = tx.run(`UPDATE uploads SET id = ?, size = 0, hash_state = x'', boot_id = '', updated_at = ? WHERE id = ?`, newID, micros(tx.Now), id)
+	if err == nil && n == 0 {
+		err = ErrNotFound
 	}
-	_, err := tx.run(`UPDATE uploads SET id = ?, size = 0, hash_state = x'', boot_id = '', updated_at = ? WHERE id = ?`, newID, micros(tx.Now), id)
 	return err
 }
 

@@ -33,9 +33,13 @@ func TestDiskThatLosesPages(t *testing.T) {
 	flush(t, dir)
 	f := filler{disk}
 	f.takeRest(t)
-	// Opening an upload is acknowledged without a sync: its pages are among those that are lost.
+	// A part of an upload is acknowledged without a sync: its pages are among those that are lost.
 	for range 20 {
-		if _, err := s.send("POST", "/v2/a/blobs/uploads/", nil, "", 202); err != nil {
+		a, err := s.send("POST", "/v2/a/blobs/uploads/", nil, "", 202)
+		if err == nil {
+			_, err = s.send("PATCH", a.header.Get("Location"), []byte("x"), "", 202)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -65,6 +65,9 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 		uploads, err = tx.UploadsOf(repo)
 		return err
 	})
+	for _, k := range r.sessions.which(func(k known) bool { return k.Repository == repo && !k.saved }) {
+		uploads = append(uploads, k.ID)
+	}
 	for _, id := range uploads {
 		if err == nil {
 			err = r.CancelUpload(ctx, repo, id)

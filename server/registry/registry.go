@@ -86,7 +86,8 @@ type Registry struct {
 func New(cfg Config) *Registry {
 	r := &Registry{
 		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
-		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, bootID: bootID(), sessions: sessions{busy: map[string]chan struct{}{}},
+		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, bootID: bootID(),
+		sessions: sessions{busy: map[string]chan struct{}{}, known: map[string]known{}, empty: map[RepoName]int{}},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)

@@ -353,6 +353,37 @@ func TestUploadsExpire(t *testing.T) {
 	f.wantFiles(0, 0)
 }
 
+// A session without bytes is written down when it does not move, so that other processes know of it too.
+func TestEmptyUploads(t *testing.T) {
+	f := newFixture(t)
+	again := registry.New(registry.Config{DB: f.db, Blobs: f.store})
+	u, _ := f.StartUpload(t.Context(), "a", digest.SHA256)
+	if _, err := again.UploadStatus(t.Context(), "a", u.ID); !registry.BlobUploadUnknown.Is(err) {
+		t.Error(err)
+	}
+	f.pass(2 * time.Minute)
+	if n, err := f.ExpireUploads(t.Context()); n != 0 || err != nil {
+		t.Error(n, err)
+	}
+	if _, err := again.FinishUpload(t.Context(), "a", u.ID, digest.FromString("x"), chunk("x")); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.AppendUpload(t.Context(), "a", u.ID, chunk("x")); !registry.BlobUploadUnknown.Is(err) {
+		t.Error(err)
+	}
+	cancelled, _ := f.StartUpload(t.Context(), "a", digest.SHA256)
+	if err := f.CancelUpload(t.Context(), "a", cancelled.ID); err != nil {
+		t.Error(err)
+	}
+	if err := f.CancelUpload(t.Context(), "a", cancelled.ID); !registry.BlobUploadUnknown.Is(err) {
+		t.Error(err)
+	}
+	if _, err := f.AppendUpload(t.Context(), "a", cancelled.ID, chunk("x")); !registry.BlobUploadUnknown.Is(err) {
+		t.Error(err)
+	}
+	f.wantFiles(1, 0)
+}
+
 // A single POST that a crash cut has bytes but no session.
 func TestOrphansExpire(t *testing.T) {
 	f := newFixture(t)

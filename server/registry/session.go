@@ -30,10 +30,97 @@ const (
 
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// sessions lets one chunk at a time work on a session.
+// sessions lets one chunk at a time work on a session, and knows how far those are that this process works on.
+//
+// A session gets its row with its first bytes, so that they survive a killed process; what is lost with an empty one is
+// nothing. Most blobs are small: they come with the request that ends the session, or in one chunk before it.
 type sessions struct {
 	sync.Mutex
-	busy map[string]chan struct{} // closed when the session is free again
+	busy  map[string]chan struct{} // closed when the session is free again
+	known map[string]known
+	empty map[RepoName]int // sessions without a row
+}
+
+// known is what the table has on a session, or will have.
+type known struct {
+	db.Upload
+	saved bool // there is a row
+}
+
+const (
+	// maxKnown bounds the memory for sessions: the ones beyond have a row from the beginning, which is read each time.
+	maxKnown = 4096
+	// settleTime is how long a session that does not move is remembered. Then it has a row, like any other.
+	settleTime = time.Minute
+)
+
+// begin adds a session that has no row yet. ok is false if there is no room.
+func (s *sessions) begin(u db.Upload) (ok bool) {
+	s.Lock()
+	defer s.Unlock()
+	if len(s.known) >= maxKnown {
+		return false
+	}
+	s.known[u.ID] = known{Upload: u}
+	s.empty[u.Repository]++
+	return true
+}
+
+// count returns how many sessions of a repository have no row.
+func (s *sessions) count(repo RepoName) int {
+	s.Lock()
+	defer s.Unlock()
+	return s.empty[repo]
+}
+
+func (s *sessions) find(id string) (known, bool) {
+	s.Lock()
+	defer s.Unlock()
+	k, ok := s.known[id]
+	return k, ok
+}
+
+// saved notes what the row of a session says now.
+func (s *sessions) saved(u db.Upload) {
+	s.Lock()
+	defer s.Unlock()
+	s.forgetLocked(u.ID)
+	if len(s.known) < maxKnown {
+		s.known[u.ID] = known{Upload: u, saved: true}
+	}
+}
+
+// forget says whether the session was known.
+func (s *sessions) forget(id string) bool {
+	s.Lock()
+	defer s.Unlock()
+	return s.forgetLocked(id)
+}
+
+func (s *sessions) forgetLocked(id string) bool {
+	k, ok := s.known[id]
+	if !ok {
+		return false
+	}
+	delete(s.known, id)
+	if !k.saved {
+		if s.empty[k.Repository]--; s.empty[k.Repository] == 0 {
+			delete(s.empty, k.Repository)
+		}
+	}
+	return true
+}
+
+// which returns the sessions that match.
+func (s *sessions) which(match func(known) bool) (list []known) {
+	s.Lock()
+	defer s.Unlock()
+	for _, k := range s.known {
+		if match(k) {
+			list = append(list, k)
+		}
+	}
+	return list
 }
 
 // lock waits until the session is free. The caller calls release.
@@ -79,11 +166,11 @@ func (s *sessions) tryLock(id string) (release func(), ok bool) {
 
 // session is an upload that this request works on, alone.
 type session struct {
-	db.Upload
+	known
 	r       *Registry
 	hash    hash.Hash
 	release func()
-	unsaved bool // it has no row
+	single  bool // it is in no list: the blob comes in one request, and nobody can ask for it
 }
 
 func (r *Registry) openSession(ctx context.Context, repo RepoName, id string) (*session, error) {
@@ -98,17 +185,19 @@ func (r *Registry) openSession(ctx context.Context, repo RepoName, id string) (*
 			return nil, err
 		}
 	}
-	u, err := r.upload(ctx, repo, id)
-	if err != nil {
-		release()
-		return nil, err
+	s := &session{r: r, release: release}
+	var err error
+	if s.known, err = r.upload(ctx, repo, id); err == nil {
+		s.hash, err = loadHash(s.Algorithm, s.HashState)
 	}
-	h, err := loadHash(u.Algorithm, u.HashState)
+	if err == nil && !s.saved && r.db.Now().Sub(s.UpdatedAt) >= settleTime {
+		err = s.save(ctx)
+	}
 	if err != nil {
 		release()
 		return nil, AsError(err)
 	}
-	return &session{Upload: u, r: r, hash: h, release: release}, nil
+	return s, nil
 }
 
 func (s *session) close() { s.release() }
@@ -154,10 +243,22 @@ func (s *session) take(ctx context.Context, c Chunk, last bool) error {
 	return err
 }
 
+// end takes the session out of the table. ErrNotFound if it was cancelled.
+func (s *session) end(tx *db.Tx) error {
+	if s.saved {
+		return tx.EndUpload(s.ID, newUploadID(), leaseRenewal)
+	}
+	if _, ok := s.r.sessions.find(s.ID); !ok && !s.single {
+		return db.ErrNotFound
+	}
+	return nil
+}
+
 // abandon ends a session whose bytes the disk has lost: going on would make a blob of what is left.
 func (s *session) abandon(ctx context.Context) {
 	err := s.r.blobs.Discard(ctx, s.ID)
-	if !s.unsaved {
+	s.r.sessions.forget(s.ID)
+	if s.saved {
 		err = errors.Join(err, s.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(s.ID) }))
 	}
 	if err != nil {
@@ -193,7 +294,7 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 		if readErr != nil {
 			return &Error{Code: BlobUploadInvalid, Detail: "the body broke off", Err: readErr}
 		}
-		if s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime {
+		if !s.saved && !s.single || s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime {
 			saved, savedAt = s.Size, time.Now()
 			if err := s.checkpoint(ctx); err != nil {
 				return err
@@ -221,14 +322,78 @@ func (s *session) checkpoint(ctx context.Context) (err error) {
 
 // save writes the session's row. If the session has been cancelled, its bytes go and the error is BlobUploadUnknown.
 func (s *session) save(ctx context.Context) error {
-	if s.unsaved {
+	if s.single {
 		return nil
 	}
-	err := s.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.SaveUpload(s.Upload) })
+	err := s.r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		s.UpdatedAt = tx.Now
+		if s.saved {
+			return tx.SaveUpload(s.Upload)
+		}
+		return s.r.firstSave(tx, s.Upload)
+	})
 	if errors.Is(err, db.ErrNotFound) {
+		s.r.sessions.forget(s.ID)
 		s.r.blobs.Discard(ctx, s.ID)
 	}
-	return unknown(err, BlobUploadUnknown, nil)
+	if err != nil {
+		return unknown(err, BlobUploadUnknown, nil)
+	}
+	s.saved = true
+	s.r.sessions.saved(s.Upload)
+	return nil
+}
+
+// firstSave gives a session its row. ErrNotFound if it was cancelled: whoever cancels forgets it first, and then looks for
+// a row.
+func (r *Registry) firstSave(tx *db.Tx, u db.Upload) error {
+	if _, ok := r.sessions.find(u.ID); !ok {
+		return db.ErrNotFound
+	}
+	return r.createUpload(tx, u)
+}
+
+func (r *Registry) createUpload(tx *db.Tx, u db.Upload) error {
+	open, err := tx.CountUploads(u.Repository)
+	if err != nil {
+		return err
+	}
+	if open >= r.maxUploads {
+		return tooManyUploads(open)
+	}
+	return tx.CreateUpload(u)
+}
+
+func tooManyUploads(n int) error {
+	return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", n))
+}
+
+// settleUploads writes down the sessions that have not moved for a while, and forgets all that it has seen: they have a
+// row now.
+func (r *Registry) settleUploads(ctx context.Context) error {
+	before := r.db.Now().Add(-settleTime)
+	for _, k := range r.sessions.which(func(k known) bool { return k.UpdatedAt.Before(before) }) {
+		release, free := r.sessions.tryLock(k.ID)
+		if !free {
+			continue
+		}
+		err := r.settle(ctx, k)
+		release()
+		if err != nil && !errors.Is(err, db.ErrNotFound) {
+			return AsError(err)
+		}
+	}
+	return nil
+}
+
+func (r *Registry) settle(ctx context.Context, k known) error {
+	if !k.saved {
+		if err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.firstSave(tx, k.Upload) }); err != nil {
+			return err
+		}
+	}
+	r.sessions.forget(k.ID)
+	return nil
 }
 
 func saveHash(h hash.Hash) ([]byte, error) {

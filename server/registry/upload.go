@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -34,17 +33,14 @@ func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Al
 	if err != nil {
 		return Upload{}, AsError(err)
 	}
-	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID}
-	err = r.db.Relaxed(ctx, func(tx *db.Tx) error {
-		open, err := tx.CountUploads(repo)
-		if err != nil {
-			return err
-		}
-		if open >= r.maxUploads {
-			return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", open))
-		}
-		return tx.CreateUpload(u)
-	})
+	now := r.db.Now()
+	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID, CreatedAt: now, UpdatedAt: now}
+	if n := r.sessions.count(repo); n >= r.maxUploads {
+		return Upload{}, tooManyUploads(n)
+	}
+	if !r.sessions.begin(u) {
+		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.createUpload(tx, u) })
+	}
 	if err != nil {
 		return Upload{}, AsError(err)
 	}
@@ -64,9 +60,13 @@ func (r *Registry) UploadStatus(ctx context.Context, repo RepoName, id string) (
 	return Upload{ID: u.ID, Offset: u.Size}, err
 }
 
-func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (u db.Upload, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		u, err = tx.Upload(repo, id)
+func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (known, error) {
+	if k, ok := r.sessions.find(id); ok && k.Repository == repo {
+		return k, nil
+	}
+	u := known{saved: true}
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		u.Upload, err = tx.Upload(repo, id)
 		return err
 	})
 	if err == nil && u.BootID != r.bootID {
@@ -111,7 +111,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repo RepoName, id string, w
 		}
 		return s.state(), DigestInvalid.With("the content does not have this digest")
 	}
-	return s.state(), r.publish(ctx, s.Upload, want, true)
+	return s.state(), r.publish(ctx, s, want)
 }
 
 // CancelUpload ends a session and removes its bytes.
@@ -119,8 +119,9 @@ func (r *Registry) CancelUpload(ctx context.Context, repo RepoName, id string) e
 	if _, err := r.upload(ctx, repo, id); err != nil {
 		return err
 	}
+	forgotten := r.sessions.forget(id)
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(id) })
-	if err != nil {
+	if err != nil && !(forgotten && errors.Is(err, db.ErrNotFound)) {
 		return unknown(err, BlobUploadUnknown, nil)
 	}
 	return r.discard(ctx, id)
@@ -141,10 +142,8 @@ func (r *Registry) discard(ctx context.Context, id string) error {
 
 // PutBlob stores a blob that comes in one piece ("Single POST", end-4b).
 func (r *Registry) PutBlob(ctx context.Context, repo RepoName, want digest.Digest, c Chunk) error {
-	s := &session{
-		r: r, hash: want.Algorithm().Hash(), unsaved: true,
-		Upload: db.Upload{ID: newUploadID(), Repository: repo, Algorithm: want.Algorithm()},
-	}
+	s := &session{r: r, hash: want.Algorithm().Hash(), single: true}
+	s.Upload = db.Upload{ID: newUploadID(), Repository: repo, Algorithm: want.Algorithm()}
 	err := s.take(ctx, c, true)
 	if err == nil && digest.NewDigest(s.Algorithm, s.hash) != want {
 		err = DigestInvalid.With("the content does not have this digest")
@@ -153,12 +152,13 @@ func (r *Registry) PutBlob(ctx context.Context, repo RepoName, want digest.Diges
 		r.blobs.Discard(context.WithoutCancel(ctx), s.ID)
 		return err
 	}
-	return r.publish(ctx, s.Upload, want, false)
+	return r.publish(ctx, s, want)
 }
 
-// publish makes the staged bytes of u a blob of its repository: bytes first, row second. hasRow says that u is a session
-// with a row, which ends in the same transaction.
-func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, hasRow bool) error {
+// publish makes the staged bytes of a session a blob of its repository: bytes first, row second. The session ends in the
+// same transaction.
+func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) error {
+	u := s.Upload
 	// From here on the client's patience is not asked: a half-done publish helps nobody.
 	ctx = context.WithoutCancel(ctx)
 	name := blobs.Name{Digest: d, Generation: u.ID}
@@ -173,7 +173,8 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 			if errors.Is(err, ErrDamaged) {
 				err = DigestInvalid.With("the content does not have this digest")
 			}
-			return errors.Join(err, r.blobs.Remove(ctx, name), r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(u.ID) }))
+			s.abandon(ctx)
+			return errors.Join(err, r.blobs.Remove(ctx, name))
 		}
 	}
 	var old string
@@ -181,10 +182,8 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 		if time.Now().Round(0).Sub(stored) > minOrphanAge/2 {
 			return errors.New("the machine stood still in the middle of a push: the file may have been collected")
 		}
-		if hasRow {
-			if err := tx.EndUpload(u.ID, newUploadID(), leaseRenewal); err != nil {
-				return unknown(err, BlobUploadUnknown, nil)
-			}
+		if err := s.end(tx); err != nil {
+			return unknown(err, BlobUploadUnknown, nil)
 		}
 		repositoryID, err := tx.MakeRepository(u.Repository)
 		if err != nil {
@@ -204,6 +203,7 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 		}
 		return AsError(err)
 	}
+	r.sessions.forget(u.ID)
 	if old != "" {
 		if err := r.blobs.Remove(ctx, blobs.Name{Digest: d, Generation: old}); err != nil {
 			r.log.Warn("replaced file stays for the collector", "digest", d, "generation", old, "err", err)
@@ -216,6 +216,9 @@ func (r *Registry) publish(ctx context.Context, u db.Upload, d digest.Digest, ha
 // that a crash left without a session. It returns how many there were.
 func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 	const batch = 100
+	if err := r.settleUploads(ctx); err != nil {
+		return 0, err
+	}
 	before := r.db.Now().Add(-r.uploadTimeout)
 	for {
 		var idle []string
