@@ -44,8 +44,8 @@ type Store interface {
 	// above 0 and fewer than offset bytes are there. The caller closes the Stage.
 	Stage(ctx context.Context, id string, offset int64) (Stage, error)
 
-	// Commit makes the staged bytes of upload id durable under name and takes the staged ones away. There must be exactly
-	// size of them: the caller has hashed so many, and what he has not hashed must not become a blob. On return nil the
+	// Commit makes the first size staged bytes of upload id durable under name and takes the staged ones away. The caller
+	// has hashed so many: what is beyond them must not become a blob, and there must not be fewer. On return nil the
 	// bytes and every directory that leads to them have reached the disk, and stamp is the Info.Stamp they have from now
 	// on. On error the name is not in use, or may be by bytes that no row will ever name; the staged bytes may be gone.
 	Commit(ctx context.Context, id string, name Name, size int64) (stamp int64, err error)

@@ -237,7 +237,7 @@ func (d *Dir) Link(ctx context.Context, name Name, to Store) error {
 		return err
 	}
 	shard := filepath.Dir(target)
-	if err := other.made.ensure(shard); err != nil {
+	if err := other.ensureShard(shard); err != nil {
 		return translate(err)
 	}
 	err = os.Link(from, target)

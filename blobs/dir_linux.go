@@ -37,6 +37,21 @@ func openFile(path string) (*os.File, error) {
 	}
 }
 
+// moveNew renames a file to a name that must not be in use: it would be a broken source of randomness, or a bug.
+func moveNew(from, to string) error {
+	err := unix.EINTR
+	for err == unix.EINTR {
+		err, _ = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE).(unix.Errno)
+	}
+	switch err {
+	case 0:
+		return nil
+	case unix.EINVAL, unix.ENOSYS: // the file system, or the kernel, does not know the flag
+		return lookAndMove(from, to)
+	}
+	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+}
+
 // statFile and statPath return what the system knows of a file. Its number alone does not tell it from another one in
 // its place, because a number is given again as soon as it is free: the time at which the file was made does.
 func statFile(f *os.File) (Info, error) { return statx(int(f.Fd()), "", f.Name()) }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -171,6 +172,7 @@ func calls(trace, dir string) string {
 		rel = shard.ReplaceAllString(rel, "sha256/SHARD")
 		list = append(list, strings.TrimRight(strings.TrimSuffix(call, "at"), "2")+" "+rel)
 	}
+	list = slices.Compact(list) // all shards are made at once
 	return strings.ReplaceAll(strings.Join(list, "\n"), "renameat ", "rename ")
 }
 

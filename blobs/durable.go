@@ -11,11 +11,10 @@ import (
 
 // publish is the durable write, and the only one. Its system calls are
 //
-//	mkdir    <root>/<algorithm>, <root>/<algorithm>/<shard>    the first time only, each followed by the
+//	mkdir    <root>/<algorithm>, and all <shard> in it         the first time only, each level followed by the
 //	fsync    of its parent                                     so that the way to the file is on the disk
-//	lstat    <shard>/<hash>.<generation>                       must not exist: rename would overwrite
-//	rename   uploads/<id> → <shard>/<hash>.<generation>
-//	open     <shard>/<hash>.<generation>
+//	rename   uploads/<id> → <shard>/<hash>.<generation>        which must not exist: renameat2, or lstat before
+//	open     <shard>/<hash>.<generation>                       and cut off what was not counted
 //	fsync                                                      the bytes are on the disk, and their name
 //	fsync    <shard>                                           only where the one before does not bring the name
 //
@@ -26,7 +25,7 @@ import (
 // succeed without them. The file goes.
 func (d *Dir) publish(from, to string, size int64) (Info, error) {
 	shard := filepath.Dir(to)
-	if err := d.made.ensure(shard); err != nil {
+	if err := d.ensureShard(shard); err != nil {
 		return Info{}, err
 	}
 	if err := moveNew(from, to); err != nil {
@@ -53,19 +52,40 @@ func syncFile(path string, size int64) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
+	if info.Size > size {
+		// Left by a killed server, or by a chunk that was refused.
+		if err = f.Truncate(size); err == nil {
+			info, err = statFile(f)
+		}
+		if err != nil {
+			return Info{}, err
+		}
+	}
 	if info.Size != size {
 		return Info{}, fmt.Errorf("%s has %d bytes, %d were received", path, info.Size, size)
 	}
 	return info, f.Sync()
 }
 
-// moveNew renames a file to a name that must not be used. Names are random, so nobody races for one: the look before the
-// rename guards against a broken source of randomness.
-func moveNew(from, to string) error {
+// lookAndMove is moveNew where the kernel cannot be asked for both at once. Names are random, so nobody races for one.
+func lookAndMove(from, to string) error {
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(err, fmt.Errorf("%s: %w", to, fs.ErrExist))
 	}
 	return os.Rename(from, to)
+}
+
+// ensureShard makes the directory of a file and all its siblings, so that one sync does for them: a new registry would
+// have one with nearly every blob.
+func (d *Dir) ensureShard(shard string) error {
+	if d.made.has(shard) {
+		return nil
+	}
+	all := make([]string, 256)
+	for n := range all {
+		all[n] = filepath.Join(filepath.Dir(shard), fmt.Sprintf("%02x", n))
+	}
+	return d.made.ensure(all...)
 }
 
 // madeDirs remembers which directories are there and durable, so that a commit does not ask every time.
@@ -74,38 +94,49 @@ type madeDirs struct {
 	done map[string]bool
 }
 
-// ensure makes a directory with its parents. On return nil its entry, and that of every parent it made, has reached the
-// disk. A directory that was there before this process is synced once: its maker may have died in between.
-func (m *madeDirs) ensure(path string) error {
+func (m *madeDirs) has(path string) bool {
 	m.Lock()
 	defer m.Unlock()
-	return m.ensureLocked(path)
+	return m.done[path]
 }
 
-func (m *madeDirs) ensureLocked(path string) error {
-	if m.done[path] {
+// ensure makes directories of one parent, and that with its parents. On return nil their entries, and that of every parent
+// it made, have reached the disk. Directories that were there before this process are synced once: their maker may have
+// died in between.
+func (m *madeDirs) ensure(paths ...string) error {
+	m.Lock()
+	defer m.Unlock()
+	return m.ensureLocked(paths...)
+}
+
+func (m *madeDirs) ensureLocked(paths ...string) error {
+	if m.done[paths[len(paths)-1]] {
 		return nil
 	}
-	parent := filepath.Dir(path)
-	err := os.Mkdir(path, 0o700)
-	if errors.Is(err, fs.ErrNotExist) && parent != path {
-		if err := m.ensureLocked(parent); err != nil {
+	parent := filepath.Dir(paths[0])
+	for _, path := range paths {
+		err := os.Mkdir(path, 0o700)
+		if errors.Is(err, fs.ErrNotExist) && parent != path {
+			if err := m.ensureLocked(parent); err != nil {
+				return err
+			}
+			err = os.Mkdir(path, 0o700)
+		}
+		if errors.Is(err, fs.ErrExist) {
+			var info fs.FileInfo
+			if info, err = os.Stat(path); err == nil && !info.IsDir() {
+				err = fmt.Errorf("%s is not a directory", path)
+			}
+		}
+		if err != nil {
 			return err
 		}
-		err = os.Mkdir(path, 0o700)
-	}
-	if errors.Is(err, fs.ErrExist) {
-		var info fs.FileInfo
-		if info, err = os.Stat(path); err == nil && !info.IsDir() {
-			err = fmt.Errorf("%s is not a directory", path)
-		}
-	}
-	if err != nil {
-		return err
 	}
 	if err := syncDir(parent); err != nil {
 		return err
 	}
-	m.done[path] = true
+	for _, path := range paths {
+		m.done[path] = true
+	}
 	return nil
 }

@@ -67,14 +67,15 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 		return 0, "", err
 	}
 	now := micros(tx.Now)
-	err = tx.row(`SELECT id, generation FROM blobs WHERE digest = ?`, []any{packed}, &id, &old)
-	if errors.Is(err, ErrNotFound) {
-		err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id`,
-			[]any{packed, n.Size, n.Generation, now, n.Stamp, now}, &id)
+	err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (digest) DO NOTHING RETURNING id`, []any{packed, n.Size, n.Generation, now, n.Stamp, now}, &id)
+	if err == nil {
 		tx.countNew(id, n.Size)
+	}
+	if !errors.Is(err, ErrNotFound) {
 		return id, "", err
 	}
-	if err == nil {
+	if err = tx.row(`SELECT id, generation FROM blobs WHERE digest = ?`, []any{packed}, &id, &old); err == nil {
 		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ?, stamp = ?, verified_at = ?, damaged_at = 0 WHERE id = ?`,
 			n.Generation, n.Size, n.Stamp, now, id)
 	}

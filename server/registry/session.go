@@ -210,9 +210,10 @@ func (s *session) take(ctx context.Context, c Chunk, last bool) error {
 	if c.Start >= 0 && c.Start != s.Size {
 		return RangeInvalid.With(fmt.Sprintf("the upload has %d bytes", s.Size))
 	}
+	if last && c.Length == 0 && s.Size > 0 {
+		return nil
+	}
 	before := s.Upload
-	// An empty chunk opens the file too: what a killed server or a refused chunk left beyond s.Size has to go before the
-	// file becomes a blob.
 	stage, err := s.r.blobs.Stage(ctx, s.ID, s.Size)
 	if errors.Is(err, blobs.ErrNotFound) {
 		return &Error{Code: BlobUploadUnknown, Err: err}
