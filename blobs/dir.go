@@ -162,6 +162,10 @@ func cutBack(f *os.File, offset int64) error {
 // writeBack is how much is written before the kernel is asked to begin writing it to the disk.
 const writeBack = 8 << 20
 
+// writeSize is how much is written at a time. The page cache takes each write in pages as large as it can be had, and
+// finding pages that are larger than this may cost more than all the rest.
+const writeSize = 32 << 10
+
 // dirStage writes a staged file and has the disk follow closely, so that the sync at the end of a large layer finds
 // little left to do and the client is not kept waiting for it.
 type dirStage struct {
@@ -169,8 +173,12 @@ type dirStage struct {
 	end, written int64 // offsets: of the file, and up to where it is on its way to the disk
 }
 
-func (s *dirStage) Write(p []byte) (int, error) {
-	n, err := s.f.Write(p)
+func (s *dirStage) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = s.f.Write(p[n:min(n+writeSize, len(p))])
+		n += m
+	}
 	s.end += int64(n)
 	if s.end-s.written >= writeBack {
 		// The window before last must be on the disk before the next begins, which bounds what is dirty. The kernel tells
