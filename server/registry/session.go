@@ -269,10 +269,18 @@ func (s *session) abandon(ctx context.Context) {
 
 var errLength = errors.New("chunk has another length than announced")
 
-// copy moves the body to the staged file and the hash. On return s.Size counts what both have seen.
+// copy moves the body to the staged file and the hash. On return s.Size counts what both have seen. What is written is
+// hashed beside the reading and writing of what follows; a body that ends in the first buffer needs no company for that.
 func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
+	buf, other := buffers.Get().(*[copyBuffer]byte), (*[copyBuffer]byte)(nil)
+	var hashing sync.WaitGroup
+	defer func() {
+		hashing.Wait()
+		buffers.Put(buf)
+		if other != nil {
+			buffers.Put(other)
+		}
+	}()
 	start, saved, savedAt := s.Size, s.Size, time.Now()
 	for {
 		n, readErr := fill(c.Body, buf[:])
@@ -283,8 +291,17 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 			if _, err := stage.Write(buf[:n]); err != nil {
 				return AsError(err)
 			}
-			s.hash.Write(buf[:n])
 			s.Size += int64(n)
+			hashing.Wait()
+			if full := buf[:n]; readErr != nil {
+				s.hash.Write(full)
+			} else {
+				hashing.Go(func() { s.hash.Write(full) })
+				if other == nil {
+					other = buffers.Get().(*[copyBuffer]byte)
+				}
+				buf, other = other, buf
+			}
 		}
 		if readErr == io.EOF {
 			if c.Length >= 0 && s.Size-start != c.Length {
@@ -297,6 +314,7 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 		}
 		if !s.saved && !s.single || s.Size-saved >= saveBytes || time.Since(savedAt) >= saveTime {
 			saved, savedAt = s.Size, time.Now()
+			hashing.Wait()
 			if err := s.checkpoint(ctx); err != nil {
 				return err
 			}
