@@ -158,7 +158,7 @@ func TestFullDisk(t *testing.T) {
 		{"ext4 5 MiB", blocks(5*mib, 1024), 4 * mib, true, true, false},
 		{"ext4 12 MiB", blocks(12*mib, 4096), 8 * mib, true, true, false},
 		{"ext4 30 MiB", blocks(30*mib, 4096), 20 * mib, true, true, false},
-		{"few inodes", func(t *testing.T) string { return tmpfs(t, 30*mib, 100) }, 1 * mib, true, true, true},
+		{"few inodes", func(t *testing.T) string { return tmpfs(t, 30*mib, 100+256) }, 1 * mib, true, true, true},
 		{"tmpfs for the database", small(3 * mib), 3 * mib, true, false, false},
 		{"ext4 for the database", blocks(5*mib, 4096), 4 * mib, true, false, false},
 		{"tmpfs for the blobs", small(1 * mib), 1 * mib, false, true, false},

@@ -5,7 +5,8 @@
 //   - Bytes are durable before the row that names them is committed, and the row's removal is committed before the
 //     bytes are removed. A crash in between leaves a file that nothing names, never a row without its bytes.
 //   - Content is read through a repository that has it. There is no way to ask for a digest alone.
-//   - What is answered with success is durable, except how far an upload has come: that survives a killed process.
+//   - What is answered with success is durable, except how far an upload has come: that survives a killed process if it
+//     has come anywhere.
 //   - A manifest and everything it changes (links, children, referrers, tags) is one transaction.
 //
 // Every method fails with an *Error of the table in errors.go.

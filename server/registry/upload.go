@@ -27,7 +27,8 @@ type Chunk struct {
 	Length int64 // bytes that were announced; -1: none were
 }
 
-// StartUpload opens a session ("Pushing a blob in chunks", end-4a). TooManyRequests if the repository has too many.
+// StartUpload opens a session ("Pushing a blob in chunks", end-4a), which is remembered in this process only until it has
+// bytes or has waited for them for a minute. TooManyRequests if the repository has too many.
 func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Algorithm) (Upload, error) {
 	state, err := saveHash(alg.Hash())
 	if err != nil {
