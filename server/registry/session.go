@@ -388,31 +388,26 @@ func tooManyUploads(n int) error {
 }
 
 // settleUploads writes down the sessions that have not moved for a while, and forgets all that it has seen: they have a
-// row now.
-func (r *Registry) settleUploads(ctx context.Context) error {
+// row now. One that cannot be written has no bytes to lose.
+func (r *Registry) settleUploads(ctx context.Context) {
 	before := r.db.Now().Add(-settleTime)
-	for _, k := range r.sessions.which(func(k known) bool { return k.UpdatedAt.Before(before) }) {
+	idle := func(k known) bool { return k.UpdatedAt.Before(before) }
+	for _, k := range r.sessions.which(idle) {
 		release, free := r.sessions.tryLock(k.ID)
 		if !free {
 			continue
 		}
-		err := r.settle(ctx, k)
+		if k, ok := r.sessions.find(k.ID); ok && idle(k) {
+			if !k.saved {
+				err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.firstSave(tx, k.Upload) })
+				if err != nil && !errors.Is(err, db.ErrNotFound) {
+					r.log.Warn("an upload without bytes is forgotten", "upload", k.ID, "err", err)
+				}
+			}
+			r.sessions.forget(k.ID)
+		}
 		release()
-		if err != nil && !errors.Is(err, db.ErrNotFound) {
-			return AsError(err)
-		}
 	}
-	return nil
-}
-
-func (r *Registry) settle(ctx context.Context, k known) error {
-	if !k.saved {
-		if err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.firstSave(tx, k.Upload) }); err != nil {
-			return err
-		}
-	}
-	r.sessions.forget(k.ID)
-	return nil
 }
 
 func saveHash(h hash.Hash) ([]byte, error) {
