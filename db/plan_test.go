@@ -48,7 +48,13 @@ func TestPlans(t *testing.T) {
 		"usage of a tag":     func() { tx.TagUsage(1) },
 		"empty repositories": func() { tx.EmptyRepositories(1, Cutoff{}, 1) },
 		"usage":              func() { tx.RepositoryUsages("", 1); tx.RepositoryUsage("a") },
-		"sums":               func() { tx.counted(1); tx.countUnlinked(1, ""); tx.countUnheld(1, true); tx.countForgotten(1); tx.countLink(1, 1) },
+		"sums": func() {
+			tx.counted(1)
+			tx.countUnlinked(1, "")
+			tx.countUnheld(1, true)
+			tx.countForgotten(1)
+			tx.countLink(1, 1)
+		},
 	} {
 		run()
 		for query := range tx.conn.statements {
