@@ -182,8 +182,7 @@ func dsn(path string) string {
 }
 
 var (
-	// The log is copied into the database when it has 16 MiB, in pages; the timer of checkpoints does the rest.
-	writerPragmas = []string{"wal_autocheckpoint(4096)"}
+	writerPragmas = []string{"wal_autocheckpoint(0)"} // see checkpoints
 	readerPragmas = []string{"query_only(ON)"}
 )
 
@@ -321,24 +320,3 @@ func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable, all bool)
 
 // Checkpoint folds the log into the database and gives its room back. ErrBusy if a reader or a writer is in the way.
 func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx, cutLog) }
-
-// checkpoints folds the log into the database while the server is idle, so that it stays short and a start is quick.
-// Readers in the way postpone it: the log then grows until the next try, which Stats.WALBytes shows.
-func (d *DB) checkpoints(ctx context.Context) {
-	const every, worthwhile = time.Minute, 4 << 20
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if d.Stats().WALBytes < worthwhile {
-			continue
-		}
-		if err := d.writer.checkpoint(ctx, cutLog); err != nil && ctx.Err() == nil {
-			d.log.Warn("checkpoint postponed", "err", err)
-		}
-	}
-}

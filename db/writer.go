@@ -38,10 +38,12 @@ type writer struct {
 	turn    *turn
 	torn    bool // the disk may not have pages of the log that SQLite believes it has
 	sums    sums // of the group
+	wrote   uint // groups since the checkpointer was last woken
+	grown   chan struct{}
 }
 
 func newWriter(d *DB, c *conn) *writer {
-	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true, turn: openTurn(d.path + "-turn")}
+	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true, turn: openTurn(d.path + "-turn"), grown: make(chan struct{}, 1)}
 	go w.run()
 	return w
 }
@@ -130,6 +132,7 @@ func (w *writer) group(first *write) (next *write) {
 	if err = w.end(err); err != nil {
 		w.torn = w.torn || isIOError(err)
 	}
+	w.wake()
 	w.db.stats.groups.Add(1)
 	w.db.stats.transactions.Add(uint64(len(ran)))
 	for i, r := range ran {
@@ -141,6 +144,19 @@ func (w *writer) group(first *write) (next *write) {
 		}
 	}
 	return next
+}
+
+// wake has the checkpointer look at the log now and then.
+func (w *writer) wake() {
+	const often = 32
+	if w.wrote++; w.wrote < often {
+		return
+	}
+	w.wrote = 0
+	select {
+	case w.grown <- struct{}{}:
+	default:
+	}
 }
 
 func (w *writer) begin(durable bool) error {
@@ -230,31 +246,4 @@ func call(fn func(*Tx) error, tx *Tx) (err error) {
 		}
 	}()
 	return fn(tx)
-}
-
-// What becomes of the log's file when all of it is in the database.
-const (
-	cutLog   = "PRAGMA wal_checkpoint(TRUNCATE)" // its room is free for others
-	reuseLog = "PRAGMA wal_checkpoint(RESTART)"  // its room is for what is written next
-)
-
-// checkpoint folds the log into the database, on a connection of its own that gives up soon if a reader or another writer
-// is in the way.
-func (w *writer) checkpoint(ctx context.Context, mode string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	c, err := w.db.connect(ctx, []string{"busy_timeout(100)"})
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	var busy, logged, folded int
-	row := c.QueryRowxContext(ctx, mode)
-	if err := row.Scan(&busy, &logged, &folded); err != nil {
-		return wrap(err)
-	}
-	if busy != 0 {
-		return fmt.Errorf("%w: %d of %d pages of the log are folded in", ErrBusy, folded, logged)
-	}
-	return nil
 }
