@@ -8,6 +8,11 @@
 // checked, every byte that is pulled is compared, and one wrong answer takes a target out of the group. Pushes are timed
 // until a syncfs after them returns, so what a registry leaves to the kernel is not free.
 //
+// The peers are installed like this; the first is then named registry, so -peer distribution=PROGRAM says where it is:
+//
+//	go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2
+//	go install github.com/olareg/olareg/cmd/olareg@latest
+//
 // The targets limit and limit-fsync are no registries (limit.go). They show what net/http and the disk allow here.
 package main
 
