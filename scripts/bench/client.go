@@ -179,10 +179,6 @@ func (c *client) base() error {
 func blobPath(repo string, b *blob) string { return "/v2/" + repo + "/blobs/" + b.digest.String() }
 func manifestPath(repo, ref string) string { return "/v2/" + repo + "/manifests/" + ref }
 func uploadPath(repo string) string        { return "/v2/" + repo + "/blobs/uploads/" }
-func chunkHeader(offset, n int64) http.Header {
-	return contentRange(fmt.Sprintf("%d-%d", offset, offset+n-1))
-}
-func contentRange(s string) http.Header { return http.Header{"Content-Range": {s}} }
 
 // begin opens an upload and returns where it goes on.
 func (c *client) begin(repo string) (string, error) {
