@@ -90,6 +90,9 @@ func (d *DB) foldGrown(ctx context.Context) error {
 		l, err = c.fold(ctx, keepLog)
 	}
 	if err == nil && l.all >= longLog {
+		turn := openTurn(d.path + "-turn")
+		defer turn.close()
+		defer turn.take(turnWait)() // nobody would leave the lock free for long enough
 		_, err = c.fold(ctx, reuseLog)
 	}
 	if errors.Is(err, ErrBusy) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	registrydb "registry/db"
 )
 
 // TestRigNoticesMistakes is the proof of the rig: it must let a sound collector pass, and fail each that makes a mistake
@@ -166,8 +168,17 @@ func (s sketch) collector(r *rig) collector {
 			list(`SELECT digest, generation FROM blobs ORDER BY random() LIMIT 1`)
 			remove()
 		}
-		return c, err
+		return c, errors.Join(err, r.repairUsage(ctx))
 	}
+}
+
+// repairUsage adds up what the sketch has not kept: what du shows is none of its mistakes.
+func (r *rig) repairUsage(ctx context.Context) error {
+	d, err := registrydb.Open(ctx, registrydb.Options{Path: r.database()})
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.RepairUsage(ctx), d.Close())
 }
 
 // mark finds the manifests that can go, and the blobs that nothing else in their repository holds.
