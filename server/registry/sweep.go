@@ -85,7 +85,6 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 	if err := c.enough(); err != nil {
 		return err
 	}
-	start := time.Now()
 	var version int64
 	timed := func(tx *db.Tx) (err error) {
 		began := time.Now()
@@ -112,7 +111,7 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 		c.version, c.others = version, others
 	}
 	if err == nil && c.isBusy() && !c.opt.DryRun {
-		time.Sleep(min(politePause*time.Since(start), 100*time.Millisecond))
+		time.Sleep(min(politePause*c.took, 100*time.Millisecond))
 	}
 	return err
 }
