@@ -61,6 +61,7 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer func() { // what the last requests changed
+		reg.SettleUploads(context.WithoutCancel(ctx))
 		if err := reg.ExportJournal(context.WithoutCancel(ctx)); err != nil {
 			log.Warn("the journal beside the blobs is behind", "err", err)
 		}

@@ -247,6 +247,25 @@ func TestUploadGoesOnAfterBreakAndRestart(t *testing.T) {
 	}
 }
 
+// A server that is stopped in good order leaves a row even for uploads without bytes.
+func TestEmptyUploadGoesOnAfterStop(t *testing.T) {
+	f := newFixture(t)
+	for _, settled := range []bool{false, true} {
+		u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if settled {
+			f.SettleUploads(t.Context())
+		}
+		again := registry.New(registry.Config{DB: f.db, Blobs: f.store})
+		_, err = again.FinishUpload(t.Context(), "a", u.ID, digest.FromString("hello"), chunk("hello"))
+		if settled && err != nil || !settled && !registry.BlobUploadUnknown.Is(err) {
+			t.Errorf("settled %t: %v", settled, err)
+		}
+	}
+}
+
 // What a refused chunk or a killed server left in the staged file never becomes part of a blob, even if the closing
 // request has no body that would be written over it.
 func TestLeftoversAreCutOff(t *testing.T) {

@@ -387,11 +387,21 @@ func tooManyUploads(n int) error {
 	return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", n))
 }
 
-// settleUploads writes down the sessions that have not moved for a while, and forgets all that it has seen: they have a
-// row now. One that cannot be written has no bytes to lose.
-func (r *Registry) settleUploads(ctx context.Context) {
+// SettleUploads writes every upload session down, so that another process can go on with it after this one. Nobody works on
+// one any more when it is called.
+func (r *Registry) SettleUploads(ctx context.Context) {
+	r.settleUploads(ctx, func(known) bool { return true })
+}
+
+// settleIdle does so with the sessions that have not moved for a while.
+func (r *Registry) settleIdle(ctx context.Context) {
 	before := r.db.Now().Add(-settleTime)
-	idle := func(k known) bool { return k.UpdatedAt.Before(before) }
+	r.settleUploads(ctx, func(k known) bool { return k.UpdatedAt.Before(before) })
+}
+
+// settleUploads writes sessions down, and forgets all that it has seen: they have a row now. One that cannot be written
+// has no bytes to lose.
+func (r *Registry) settleUploads(ctx context.Context, idle func(known) bool) {
 	for _, k := range r.sessions.which(idle) {
 		release, free := r.sessions.tryLock(k.ID)
 		if !free {

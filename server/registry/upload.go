@@ -217,7 +217,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 // that a crash left without a session. It returns how many there were.
 func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 	const batch = 100
-	r.settleUploads(ctx)
+	r.settleIdle(ctx)
 	before := r.db.Now().Add(-r.uploadTimeout)
 	for {
 		var idle []string
