@@ -214,6 +214,13 @@ func (r *rig) roughly() (c collected, err error) {
 	}
 	wg.Wait()
 	r.count("collector: two at once", 1)
+	// One may give up waiting for the other, which takes its time beside busy clients. Both may not.
+	for i := range errs {
+		if errs[i] != nil && errs[1-i] == nil && strings.Contains(errs[i].Error(), registry.ErrLocked.Error()) {
+			errs[i] = nil
+			r.count("collector: gave up waiting", 1)
+		}
+	}
 	return collected{both[0].Manifests + both[1].Manifests, both[0].Blobs + both[1].Blobs, both[0].Bytes + both[1].Bytes}, errors.Join(errs[:]...)
 }
 

@@ -22,7 +22,7 @@ const (
 	// long, and he counts as writing until he has not for politeTime: a client between two pushes is still there.
 	aloneBatch, politeBatch = 10 * time.Millisecond, 300 * time.Microsecond
 	maxBatch                = 200
-	politePause             = 10
+	politePause             = 50
 	politeTime              = 2 * time.Second
 	firstLook               = 200 * time.Millisecond // for so long somebody is taken to write before it is known
 	// flushAfter is how many files wait for the removal of their rows to become durable.
