@@ -18,6 +18,7 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/auth"
 	"registry/server/command"
 	"registry/server/registry"
 )
@@ -63,26 +64,29 @@ func interruptible(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// open opens what the registry keeps, and the registry on top of it. The caller closes the Closer when nothing uses
-// the registry any more.
-func open(ctx context.Context, at command.Location, cfg registry.Config) (*registry.Registry, io.Closer, error) {
+// open opens what the registry keeps, and the registry on top of it.
+func open(ctx context.Context, at command.Location, cfg registry.Config) (*command.Opened, error) {
 	if err := refuseNetwork(at); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	database, err := db.Open(ctx, db.Options{Path: at.DB, Schema: schema, Log: cfg.Log})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	dir, err := blobs.OpenDir(ctx, at.Blobs, blobs.DirOptions{AllowNetwork: at.AllowNetwork})
 	if err != nil {
-		return nil, nil, errors.Join(err, database.Close())
+		return nil, errors.Join(err, database.Close())
 	}
 	cfg.DB, cfg.Blobs = database, dir
 	reg := registry.New(cfg)
 	if err := reg.CheckPair(ctx); err != nil {
-		return nil, nil, errors.Join(err, database.Close())
+		return nil, errors.Join(err, database.Close())
 	}
-	return reg, database, nil
+	authority := func(cfg auth.Config) *auth.Authority {
+		cfg.DB = database
+		return auth.New(cfg)
+	}
+	return &command.Opened{Registry: reg, Auth: authority, Closer: database}, nil
 }
 
 // refuseNetwork refuses a database on a network file system before SQLite relies on locks and flushes that are not

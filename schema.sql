@@ -1,6 +1,6 @@
 -- What the registry knows. The bytes of blobs are files beside the database; everything else is here, and changes in
 -- one transaction. Read it top down: repositories, their content, what holds what, uploads under way, what can be
--- undone, and what maintenance remembers.
+-- undone, what maintenance remembers, and who may do what.
 --
 -- Conventions. Surrogate keys are integers and never leave the program. A digest is its algorithm (one byte: 1 sha256,
 -- 2 sha512) and its hash. Times are microseconds since 1970 UTC. Text compares byte by byte, which is the order of the
@@ -11,7 +11,8 @@
 CREATE TABLE repositories (
     id         INTEGER PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
-    created_at INTEGER  NOT NULL
+    created_at INTEGER  NOT NULL,
+    public     INTEGER NOT NULL DEFAULT 0  -- 1: whoever may read anything may read it
 ) STRICT;
 
 -- A blob that is stored: its row is written after its file is durable, and removed before its file is.
@@ -129,7 +130,8 @@ CREATE TABLE uploads (
     boot_id    TEXT   NOT NULL,
     updated_at INTEGER NOT NULL,
     -- What the repository was promised since then belongs to a push that may still be going on.
-    created_at INTEGER NOT NULL DEFAULT 0
+    created_at INTEGER NOT NULL DEFAULT 0,
+    owner      TEXT    NOT NULL DEFAULT ''  -- the user who began it, and alone may go on; empty without users
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX uploads_by_repository ON uploads (repository);
@@ -201,3 +203,76 @@ CREATE TABLE usage (
 ) STRICT;
 
 INSERT INTO usage (repository_id) VALUES (0), (-1);
+
+-- Somebody who may log in. The namespace of his name is his own.
+CREATE TABLE users (
+    id            INTEGER PRIMARY KEY,
+    name          TEXT    NOT NULL UNIQUE,
+    password      TEXT    NOT NULL,            -- its hash, as text with its parameters: argon2id, or bcrypt until the next login
+    admin         INTEGER NOT NULL DEFAULT 0,  -- 1: may do everything
+    disabled      INTEGER NOT NULL DEFAULT 0,
+    -- A random number that changes with the password and when he is disabled. Tokens carry it, and end when it changes.
+    generation    INTEGER NOT NULL,
+    created_at    INTEGER NOT NULL,
+    last_login_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE group_members (
+    group_name TEXT    NOT NULL,
+    user_id    INTEGER NOT NULL REFERENCES users (id),
+    PRIMARY KEY (group_name, user_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX group_members_by_user ON group_members (user_id);
+
+-- What somebody may do in the repositories that a glob matches. He is a user ("alice") or a group ("@team").
+CREATE TABLE grants (
+    grantee    TEXT    NOT NULL,
+    repository TEXT    NOT NULL,  -- a glob
+    actions    INTEGER NOT NULL,  -- the bits of auth.Actions
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (grantee, repository)
+) STRICT, WITHOUT ROWID;
+
+-- A password for a program, with which it may do less than its user. Only a hash of it is kept.
+CREATE TABLE api_tokens (
+    id           INTEGER PRIMARY KEY,
+    user_id      INTEGER NOT NULL REFERENCES users (id),
+    name         TEXT    NOT NULL,
+    hash         BLOB    NOT NULL UNIQUE,     -- SHA-256: the token is random, so nothing slower is needed
+    scopes       TEXT    NOT NULL,            -- such as "pull:** push:team/**"
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER NOT NULL DEFAULT 0,  -- 0: never
+    last_used_at INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (user_id, name)
+) STRICT;
+
+-- The keys that bearer tokens are signed with: the newest signs, the others are good until the tokens they signed have
+-- ended.
+CREATE TABLE signing_keys (
+    id         TEXT    PRIMARY KEY,
+    secret     BLOB    NOT NULL,
+    created_at INTEGER NOT NULL,
+    retired_at INTEGER NOT NULL DEFAULT 0  -- 0: in use
+) STRICT, WITHOUT ROWID;
+
+-- Tags that never point at anything else: those that match tag in repositories that match repository.
+CREATE TABLE immutable_tags (
+    repository TEXT    NOT NULL,
+    tag        TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (repository, tag)
+) STRICT, WITHOUT ROWID;
+
+-- Who did what, and from where. Rows go by age.
+CREATE TABLE audit (
+    id         INTEGER PRIMARY KEY,
+    at         INTEGER NOT NULL,
+    user       TEXT    NOT NULL,  -- empty: nobody who logged in
+    address    TEXT    NOT NULL,  -- empty: on this machine, by command
+    action     TEXT    NOT NULL,
+    repository TEXT    NOT NULL,
+    detail     TEXT    NOT NULL
+) STRICT;
+
+CREATE INDEX audit_by_time ON audit (at);

@@ -22,7 +22,7 @@ func TestLogIsFoldedIn(t *testing.T) {
 	anew := false
 	for n, deadline, last := 0, time.Now().Add(time.Minute), (logPages{}); !anew; n++ {
 		err := d.Relaxed(t.Context(), func(tx *Tx) error {
-			repo, err := tx.MakeRepository("a")
+			repo, err := tx.MakeRepository("a", false)
 			if err != nil {
 				return err
 			}

@@ -27,7 +27,7 @@ func TestWritesThatArriveTogether(t *testing.T) {
 				write = d.Relaxed
 			}
 			err := write(t.Context(), func(tx *db.Tx) error {
-				if _, err := tx.MakeRepository(db.RepoName(fmt.Sprint("repo", i))); err != nil {
+				if _, err := tx.MakeRepository(db.RepoName(fmt.Sprint("repo", i)), false); err != nil {
 					return err
 				}
 				switch i % 10 {
@@ -84,7 +84,7 @@ func TestCancelledWriteNeverRuns(t *testing.T) {
 func TestReadersCannotWrite(t *testing.T) {
 	d := dbtest.Open(t)
 	err := d.View(t.Context(), func(tx *db.Tx) error {
-		_, err := tx.MakeRepository("a")
+		_, err := tx.MakeRepository("a", false)
 		return err
 	})
 	if err == nil {
@@ -119,7 +119,7 @@ func TestTwoWriters(t *testing.T) {
 			defer d.Close()
 			for i := range 100 {
 				err := d.Update(t.Context(), func(tx *db.Tx) error {
-					_, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("r%d-%d", p, i)))
+					_, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("r%d-%d", p, i)), false)
 					return err
 				})
 				if err != nil {
@@ -140,7 +140,7 @@ func TestOpenRefuses(t *testing.T) {
 		}
 		err = d.Update(t.Context(), func(tx *db.Tx) error {
 			for i := range 500 {
-				if _, err := tx.MakeRepository(db.RepoName(fmt.Sprint("repository-with-a-name-", i))); err != nil {
+				if _, err := tx.MakeRepository(db.RepoName(fmt.Sprint("repository-with-a-name-", i)), false); err != nil {
 					return err
 				}
 			}
@@ -204,7 +204,7 @@ func TestOpenRefuses(t *testing.T) {
 func TestNewFileIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "reg.db")
 	d := dbtest.OpenAt(t, path, nil)
-	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err }); err != nil {
+	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a", false); return err }); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{path, path + "-wal", path + "-shm"} {
@@ -243,7 +243,7 @@ func TestInstallWithLog(t *testing.T) {
 			err = snapshot.QueryRow("SELECT count(*) FROM blobs").Scan(new(int))
 		}
 		if err == nil {
-			err = d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err })
+			err = d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a", false); return err })
 		}
 		if err = errors.Join(err, d.Close()); err != nil {
 			t.Fatal(err)
@@ -305,7 +305,7 @@ func TestLookup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err }); err != nil {
+	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a", false); return err }); err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {

@@ -9,7 +9,7 @@ import (
 
 const (
 	// schemaVersion is the version of schema.sql, stored in PRAGMA user_version.
-	schemaVersion = 3
+	schemaVersion = 4
 	// applicationID marks the file as a registry's: "regi", stored in PRAGMA application_id.
 	applicationID = 0x72656769
 	// oldestSQLite is the first version without the bug that lost pages when the log was reset beside a reader.
@@ -82,7 +82,65 @@ var steps = []string{`
 		unheld        INTEGER NOT NULL DEFAULT 0,
 		kept          INTEGER NOT NULL DEFAULT 0
 	) STRICT;
-	INSERT INTO usage ` + countedUsage,
+	INSERT INTO usage ` + countedUsage, `
+	ALTER TABLE repositories ADD COLUMN public INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE uploads ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+	CREATE TABLE users (
+		id INTEGER PRIMARY KEY,
+		name TEXT NOT NULL UNIQUE,
+		password TEXT NOT NULL,
+		admin INTEGER NOT NULL DEFAULT 0,
+		disabled INTEGER NOT NULL DEFAULT 0,
+		generation INTEGER NOT NULL,
+		created_at INTEGER NOT NULL,
+		last_login_at INTEGER NOT NULL DEFAULT 0
+	) STRICT;
+	CREATE TABLE group_members (
+		group_name TEXT NOT NULL,
+		user_id INTEGER NOT NULL REFERENCES users (id),
+		PRIMARY KEY (group_name, user_id)
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX group_members_by_user ON group_members (user_id);
+	CREATE TABLE grants (
+		grantee TEXT NOT NULL,
+		repository TEXT NOT NULL,
+		actions INTEGER NOT NULL,
+		created_at INTEGER NOT NULL,
+		PRIMARY KEY (grantee, repository)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE api_tokens (
+		id INTEGER PRIMARY KEY,
+		user_id INTEGER NOT NULL REFERENCES users (id),
+		name TEXT NOT NULL,
+		hash BLOB NOT NULL UNIQUE,
+		scopes TEXT NOT NULL,
+		created_at INTEGER NOT NULL,
+		expires_at INTEGER NOT NULL DEFAULT 0,
+		last_used_at INTEGER NOT NULL DEFAULT 0,
+		UNIQUE (user_id, name)
+	) STRICT;
+	CREATE TABLE signing_keys (
+		id TEXT PRIMARY KEY,
+		secret BLOB NOT NULL,
+		created_at INTEGER NOT NULL,
+		retired_at INTEGER NOT NULL DEFAULT 0
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE immutable_tags (
+		repository TEXT NOT NULL,
+		tag TEXT NOT NULL,
+		created_at INTEGER NOT NULL,
+		PRIMARY KEY (repository, tag)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE audit (
+		id INTEGER PRIMARY KEY,
+		at INTEGER NOT NULL,
+		user TEXT NOT NULL,
+		address TEXT NOT NULL,
+		action TEXT NOT NULL,
+		repository TEXT NOT NULL,
+		detail TEXT NOT NULL
+	) STRICT;
+	CREATE INDEX audit_by_time ON audit (at);`,
 }
 
 // prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied

@@ -166,7 +166,7 @@ func TestUpgradeIsOneTransaction(t *testing.T) {
 
 func TestSnapshot(t *testing.T) {
 	d := dbtest.Open(t)
-	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err }); err != nil {
+	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a", false); return err }); err != nil {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "copy.db")

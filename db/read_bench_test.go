@@ -15,7 +15,7 @@ func BenchmarkRead(b *testing.B) {
 	d := dbtest.Open(b)
 	content := []byte("{}")
 	err := d.Update(b.Context(), func(tx *db.Tx) error {
-		repositoryID, err := tx.MakeRepository("library/app")
+		repositoryID, err := tx.MakeRepository("library/app", false)
 		if err != nil {
 			return err
 		}

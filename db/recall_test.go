@@ -38,7 +38,7 @@ func TestRecall(t *testing.T) {
 }
 
 func make1(name db.RepoName) func(*db.Tx) error {
-	return func(tx *db.Tx) error { _, err := tx.MakeRepository(name); return err }
+	return func(tx *db.Tx) error { _, err := tx.MakeRepository(name, false); return err }
 }
 
 func drop1(name db.RepoName) func(*db.Tx) error {

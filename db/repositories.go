@@ -4,6 +4,8 @@ import (
 	"database/sql"
 	"errors"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // RepositoryID returns the key of a repository. ErrNotFound if it never had content or was removed.
@@ -12,13 +14,13 @@ func (tx *Tx) RepositoryID(name RepoName) (id int64, err error) {
 	return id, err
 }
 
-// MakeRepository returns the key of a repository, making it if it is missing.
-func (tx *Tx) MakeRepository(name RepoName) (id int64, err error) {
+// MakeRepository returns the key of a repository. One that is missing is made, public or not.
+func (tx *Tx) MakeRepository(name RepoName, public bool) (id int64, err error) {
 	id, err = tx.RepositoryID(name)
 	if !errors.Is(err, ErrNotFound) {
 		return id, err
 	}
-	err = tx.row(`INSERT INTO repositories (name, created_at) VALUES (?, ?) RETURNING id`, []any{string(name), micros(tx.Now)}, &id)
+	err = tx.row(`INSERT INTO repositories (name, created_at, public) VALUES (?, ?, ?) RETURNING id`, []any{string(name), micros(tx.Now), public}, &id)
 	if err == nil {
 		_, err = tx.run(`INSERT INTO usage (repository_id) VALUES (?)`, id)
 	}
@@ -33,9 +35,55 @@ func (tx *Tx) Repositories(last string, limit int) ([]string, error) {
 		ORDER BY name LIMIT ?`, last, limit)
 }
 
+// Visibility is who may read a repository: everybody, or whom its owner lets.
+type Visibility struct {
+	Repository RepoName
+	Public     bool
+}
+
+// Visibilities is Repositories with who may read them.
+func (tx *Tx) Visibilities(last string, limit int) (list []Visibility, err error) {
+	err = tx.rows(`
+		SELECT name, public FROM repositories r
+		WHERE name > ? AND EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id)
+		ORDER BY name LIMIT ?`, []any{last, limit}, func(r *sql.Rows) error {
+		var v Visibility
+		err := r.Scan(&v.Repository, &v.Public)
+		list = append(list, v)
+		return err
+	})
+	return list, err
+}
+
+// BlobVisibilities calls fn for the repositories that have a blob, until it says that it wants no more.
+func (tx *Tx) BlobVisibilities(d digest.Digest, fn func(Visibility) (more bool, err error)) error {
+	packed, err := packDigest(d)
+	if err != nil {
+		return err
+	}
+	err = tx.rows(`
+		SELECT r.name, r.public FROM blobs b JOIN repository_blobs rb ON rb.blob_id = b.id JOIN repositories r ON r.id = rb.repository_id
+		WHERE b.digest = ? AND b.damaged_at = 0`, []any{packed}, func(r *sql.Rows) error {
+		var v Visibility
+		if err := r.Scan(&v.Repository, &v.Public); err != nil {
+			return err
+		}
+		more, err := fn(v)
+		if err == nil && !more {
+			err = errEnough
+		}
+		return err
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return err
+}
+
 // RepositoryInfo is what a list of repositories shows.
 type RepositoryInfo struct {
 	Name            RepoName
+	Public          bool
 	Tags, Manifests int64
 	Bytes           int64 // of the blobs the repository has and of its manifests, each counted once
 	LastPush        time.Time
@@ -44,7 +92,7 @@ type RepositoryInfo struct {
 // RepositoryInfos is Repositories with figures.
 func (tx *Tx) RepositoryInfos(last string, limit int) (infos []RepositoryInfo, err error) {
 	err = tx.rows(`
-		SELECT name,
+		SELECT name, public,
 		       (SELECT count(*) FROM tags WHERE repository_id = r.id),
 		       (SELECT count(*) FROM manifests WHERE repository_id = r.id),
 		       (SELECT blobs + manifests FROM usage WHERE repository_id = r.id),
@@ -54,7 +102,7 @@ func (tx *Tx) RepositoryInfos(last string, limit int) (infos []RepositoryInfo, e
 		ORDER BY name LIMIT ?`, []any{last, limit}, func(r *sql.Rows) error {
 		var i RepositoryInfo
 		var pushed int64
-		err := r.Scan(&i.Name, &i.Tags, &i.Manifests, &i.Bytes, &pushed)
+		err := r.Scan(&i.Name, &i.Public, &i.Tags, &i.Manifests, &i.Bytes, &pushed)
 		i.LastPush = fromMicros(pushed)
 		infos = append(infos, i)
 		return err

@@ -10,6 +10,11 @@ import (
 
 // SetTag points a tag at a manifest of the same repository. If it pointed at another, that one's lease begins now.
 func (tx *Tx) SetTag(repositoryID int64, tag Tag, manifestID int64) error {
+	return tx.SetTagIf(repositoryID, tag, manifestID, func() error { return nil })
+}
+
+// SetTagIf is SetTag that asks before it moves a tag from one manifest to another, and fails with what mayMove returns.
+func (tx *Tx) SetTagIf(repositoryID int64, tag Tag, manifestID int64, mayMove func() error) error {
 	now := micros(tx.Now)
 	var oldID int64
 	var before, after []byte
@@ -19,6 +24,9 @@ func (tx *Tx) SetTag(repositoryID int64, tag Tag, manifestID int64) error {
 		return err
 	}
 	if oldID != 0 && oldID != manifestID {
+		if err := mayMove(); err != nil {
+			return err
+		}
 		if _, err := tx.run(`UPDATE manifests SET leased_at = ? WHERE id = ?`, now, oldID); err != nil {
 			return err
 		}

@@ -16,21 +16,22 @@ type Upload struct {
 	BootID     string // of the machine when they were written
 	// When the session began and when it last moved. CreateUpload writes them; Upload does not read them.
 	CreatedAt, UpdatedAt time.Time
+	Owner                string // the user who began it, and alone may go on
 }
 
 // CreateUpload writes a new session.
 func (tx *Tx) CreateUpload(u Upload) error {
 	_, err := tx.run(`
-		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(u.UpdatedAt), micros(u.CreatedAt))
+		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at, created_at, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		u.ID, string(u.Repository), string(u.Algorithm), u.Size, u.HashState, u.BootID, micros(u.UpdatedAt), micros(u.CreatedAt), u.Owner)
 	return err
 }
 
 // Upload reads a session of a repository. ErrNotFound if the repository has no such session, whoever else may.
 func (tx *Tx) Upload(repo RepoName, id string) (u Upload, err error) {
 	u.ID, u.Repository = id, repo
-	err = tx.row(`SELECT algorithm, size, hash_state, boot_id FROM uploads WHERE id = ? AND repository = ?`,
-		[]any{id, string(repo)}, &u.Algorithm, &u.Size, &u.HashState, &u.BootID)
+	err = tx.row(`SELECT algorithm, size, hash_state, boot_id, owner FROM uploads WHERE id = ? AND repository = ?`,
+		[]any{id, string(repo)}, &u.Algorithm, &u.Size, &u.HashState, &u.BootID, &u.Owner)
 	return u, err
 }
 

@@ -135,7 +135,7 @@ func TestUsageSums(t *testing.T) {
 			group.Go(func() {
 				err := d.Relaxed(t.Context(), func(tx *db.Tx) error {
 					name := repoName(n % repositories)
-					repo, err := tx.MakeRepository(name)
+					repo, err := tx.MakeRepository(name, false)
 					if err == nil {
 						err = operations[kind](tx, repo, name, n)
 					}
@@ -170,7 +170,7 @@ func wrongUsages(t *testing.T, d *db.DB) (n int64) {
 func TestRepairUsage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "reg.db")
 	d := dbtest.OpenAt(t, path, nil)
-	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a"); return err }); err != nil {
+	if err := d.Update(t.Context(), func(tx *db.Tx) error { _, err := tx.MakeRepository("a", false); return err }); err != nil {
 		t.Fatal(err)
 	}
 	for _, damage := range []string{

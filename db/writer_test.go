@@ -14,7 +14,7 @@ func TestFullDiskEndsTheGroup(t *testing.T) {
 	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	repository := func(name RepoName) func(*Tx) error {
-		return func(tx *Tx) error { _, err := tx.MakeRepository(name); return err }
+		return func(tx *Tx) error { _, err := tx.MakeRepository(name, false); return err }
 	}
 	fill := func(tx *Tx) error {
 		if _, err := tx.run("PRAGMA max_page_count = 1"); err != nil { // what it has now

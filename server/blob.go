@@ -12,7 +12,7 @@ import (
 )
 
 // getBase says that this is a registry ("Determining Support", end-1).
-func (s *Server) getBase(w http.ResponseWriter, r *http.Request, _ target) error {
+func (s *Server) getBase(w *recorder, r *http.Request, _ target) error {
 	writeBody(w, r, http.StatusOK, "application/json", []byte("{}"))
 	return nil
 }
@@ -26,7 +26,7 @@ func blobHeader(h http.Header, t target) {
 }
 
 // getBlob answers with a blob or ranges of it ("Pulling blobs", end-2).
-func (s *Server) getBlob(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) getBlob(w *recorder, r *http.Request, t target) error {
 	b, err := s.registry.Blob(r.Context(), t.repo, t.digest)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (w *contentWriter) err() error {
 }
 
 // headBlob says that a blob is there ("Checking if content exists in the registry", end-2).
-func (s *Server) headBlob(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) headBlob(w *recorder, r *http.Request, t target) error {
 	size, err := s.registry.StatBlob(r.Context(), t.repo, t.digest)
 	if err != nil {
 		return err
@@ -94,8 +94,8 @@ func (s *Server) headBlob(w http.ResponseWriter, r *http.Request, t target) erro
 }
 
 // deleteBlob takes a blob from its repository ("Deleting Blobs", end-10).
-func (s *Server) deleteBlob(w http.ResponseWriter, r *http.Request, t target) error {
-	if err := s.registry.DeleteBlob(r.Context(), t.repo, t.digest); err != nil {
+func (s *Server) deleteBlob(w *recorder, r *http.Request, t target) error {
+	if err := w.registry.DeleteBlob(r.Context(), t.repo, t.digest); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusAccepted)

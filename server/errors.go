@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"time"
 
 	"registry/server/registry"
 )
 
-// retryAfter is how long a client that asked too much is told to wait, in seconds.
-const retryAfter = 5
+// retryAfter is how long a client that asked too much is told to wait, if nobody knows better.
+const retryAfter = registry.RetryAfter(5 * time.Second)
 
 // statusClientGone is logged for a request whose client did not wait for the answer. Nobody receives it.
 const statusClientGone = 499
@@ -34,7 +35,11 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	if e.Code.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		wait, ok := e.Detail.(registry.RetryAfter)
+		if !ok {
+			wait = retryAfter
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(wait.Seconds()))
 	}
 	type entry struct {
 		Code    string `json:"code"`

@@ -56,7 +56,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, v any) error {
 func names(list []string) []string { return append([]string{}, list...) }
 
 // getTags lists tags ("Listing Tags", end-8a and end-8b).
-func (s *Server) getTags(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) getTags(w *recorder, r *http.Request, t target) error {
 	p, err := readPage(r.URL.Query(), maxPage)
 	if err != nil {
 		return err
@@ -74,13 +74,21 @@ func (s *Server) getTags(w http.ResponseWriter, r *http.Request, t target) error
 	}{t.repo, names(tags)})
 }
 
+// repositories is the page of the catalog that the caller may see.
+func (s *Server) repositories(w *recorder, r *http.Request, p registry.Page) ([]string, bool, error) {
+	if s.cfg.Auth == nil {
+		return s.registry.Repositories(r.Context(), p)
+	}
+	return s.registry.RepositoriesFor(r.Context(), p, s.cfg.Auth.MayRead(w.caller))
+}
+
 // getCatalog lists repositories, as distribution does.
-func (s *Server) getCatalog(w http.ResponseWriter, r *http.Request, _ target) error {
+func (s *Server) getCatalog(w *recorder, r *http.Request, _ target) error {
 	p, err := readPage(r.URL.Query(), maxPage)
 	if err != nil {
 		return err
 	}
-	repositories, more, err := s.registry.Repositories(r.Context(), p)
+	repositories, more, err := s.repositories(w, r, p)
 	if err != nil {
 		return err
 	}
@@ -91,7 +99,7 @@ func (s *Server) getCatalog(w http.ResponseWriter, r *http.Request, _ target) er
 }
 
 // getReferrers lists what has a subject, as an index ("Listing Referrers", end-12a and end-12b).
-func (s *Server) getReferrers(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) getReferrers(w *recorder, r *http.Request, t target) error {
 	q := r.URL.Query()
 	p, err := readPage(q, maxReferrers)
 	if err != nil {

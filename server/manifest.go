@@ -39,7 +39,7 @@ func writeNotModified(w http.ResponseWriter, m registry.Manifest) {
 }
 
 // getManifest answers with a manifest, byte for byte as it was pushed ("Pulling manifests", end-3).
-func (s *Server) getManifest(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) getManifest(w *recorder, r *http.Request, t target) error {
 	m, err := s.registry.Manifest(r.Context(), t.repo, t.reference)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (s *Server) getManifest(w http.ResponseWriter, r *http.Request, t target) e
 }
 
 // headManifest is getManifest without the content, for clients that poll a tag.
-func (s *Server) headManifest(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) headManifest(w *recorder, r *http.Request, t target) error {
 	m, err := s.registry.StatManifest(r.Context(), t.repo, t.reference)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ const maxTags = 100
 
 // putManifest stores a manifest under a tag, or under its digest and the tags of ?tag= ("Pushing manifests", end-7a and
 // end-7b).
-func (s *Server) putManifest(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) putManifest(w *recorder, r *http.Request, t target) error {
 	tags, err := extraTags(r, t)
 	if err != nil {
 		return err
@@ -84,8 +84,8 @@ func (s *Server) putManifest(w http.ResponseWriter, r *http.Request, t target) e
 		return err
 	}
 	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	res, err := s.registry.PutManifest(r.Context(), t.repo, registry.Put{
-		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content,
+	res, err := w.registry.PutManifest(r.Context(), t.repo, registry.Put{
+		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags,
 	})
 	if err != nil {
 		return err
@@ -140,12 +140,12 @@ func readLimited(r *http.Request, limit int64) ([]byte, error) {
 }
 
 // deleteManifest removes a tag, or a manifest with all of its tags ("Deleting tags", "Deleting Manifests", end-9).
-func (s *Server) deleteManifest(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) deleteManifest(w *recorder, r *http.Request, t target) error {
 	err := errors.New("no reference")
 	if t.reference.Digest != "" {
-		err = s.registry.DeleteManifest(r.Context(), t.repo, t.reference.Digest)
+		err = w.registry.DeleteManifest(r.Context(), t.repo, t.reference.Digest)
 	} else if t.reference.Tag != "" {
-		err = s.registry.DeleteTag(r.Context(), t.repo, t.reference.Tag)
+		err = w.registry.DeleteTag(r.Context(), t.repo, t.reference.Tag)
 	}
 	if err != nil {
 		return err

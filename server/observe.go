@@ -10,6 +10,9 @@ import (
 	"runtime/debug"
 	"strconv"
 	"time"
+
+	"registry/server/auth"
+	"registry/server/registry"
 )
 
 // recorder is the ResponseWriter of the API. It remembers what is worth logging, and has a deadline for every part of
@@ -22,9 +25,13 @@ type recorder struct {
 	id       string
 	target   target // of the path
 	invalid  error  // what is wrong with the path
+	name     string // of what is beside the API of the specification, for logs and metrics
 	route    *route // nil if the path or the method has none
-	status   int    // 0 until the header is written
-	bytes    int64  // of the body, out
+	caller   auth.Caller
+	registry *registry.Registry // as the caller uses it
+	keepTags bool               // the caller may push what is new, and move no tag
+	status   int                // 0 until the header is written
+	bytes    int64              // of the body, out
 }
 
 // sendPart is how much of a file the kernel is asked to send under one deadline: a client that takes at least this much
@@ -136,17 +143,19 @@ func (b *idleBody) Read(p []byte) (int, error) {
 }
 
 // observe gives requests an id, deadlines, a line in the log and their share of the metrics, and turns a panic of a
-// handler into an answer.
-func (s *Server) observe(next http.Handler) http.Handler {
+// handler into an answer. name is empty for the API of the specification, whose routes have names of their own.
+func (s *Server) observe(name string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		s.began.Add(1)
 		s.underWay.RLock()
 		defer s.underWay.RUnlock()
-		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID()}
+		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID(), registry: s.registry}
 		w.Header().Set("X-Request-Id", w.id)
-		w.target, w.invalid = parsePath(r.URL.Path)
-		w.route = findRoute(w.target.endpoint, r.Method)
+		if w.name = name; name == "" {
+			w.target, w.invalid = parsePath(r.URL.Path)
+			w.route = findRoute(w.target.endpoint, r.Method)
+		}
 		r, body := watchBody(r, w.control, w.idle)
 		s.metrics.begin(w)
 		defer func() {
@@ -199,12 +208,15 @@ func (s *Server) logRequest(w *recorder, r *http.Request, received int64, took t
 		slog.String("id", w.id), slog.String("method", methodLabel(r.Method)), slog.String("route", w.label()),
 		slog.String("repository", string(w.target.repo)), slog.String("reference", w.target.reference.String()),
 		slog.Int("status", w.status), slog.Int64("bytes", w.bytes), slog.Int64("received", received),
-		slog.Duration("duration", took), slog.String("user", ""), slog.String("address", address))
+		slog.Duration("duration", took), slog.String("user", w.caller.Name), slog.String("address", address))
 }
 
 // label names the route in logs and metrics, with a bounded number of values.
 func (w *recorder) label() string {
-	if w.route == nil {
+	switch {
+	case w.name != "":
+		return w.name
+	case w.route == nil:
 		return "none"
 	}
 	return w.route.label

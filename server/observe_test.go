@@ -24,7 +24,7 @@ func observed(t *testing.T, r *http.Request, handler http.HandlerFunc) (w *httpt
 	w = httptest.NewRecorder()
 	func() {
 		defer func() { panicked = recover() }()
-		s.observe(handler).ServeHTTP(w, r)
+		s.observe("", handler).ServeHTTP(w, r)
 	}()
 	return w, b.String(), panicked
 }

@@ -14,7 +14,7 @@ import (
 type access int
 
 const (
-	accessNone    access = iota + 1 // nothing
+	accessLogin   access = iota + 1 // to have logged in, be it as nobody
 	accessPull                      // to read the repository
 	accessPush                      // to write to it
 	accessDelete                    // to delete from it
@@ -45,11 +45,11 @@ type route struct {
 	method   string
 	endpoint endpoint
 	access   access
-	handler  func(*Server, http.ResponseWriter, *http.Request, target) error
+	handler  func(*Server, *recorder, *http.Request, target) error
 }
 
 var routes = []route{
-	{"base", http.MethodGet, endpointBase, accessNone, (*Server).getBase},
+	{"base", http.MethodGet, endpointBase, accessLogin, (*Server).getBase},
 	{"catalog", http.MethodGet, endpointCatalog, accessCatalog, (*Server).getCatalog},
 	{"tags", http.MethodGet, endpointTags, accessPull, (*Server).getTags},
 	{"manifest", http.MethodGet, endpointManifest, accessPull, (*Server).getManifest},

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/julienschmidt/httprouter"
@@ -20,15 +21,16 @@ import (
 // Config is what a server is made of. Only Registry has no default.
 type Config struct {
 	Registry        *registry.Registry
-	Log             *slog.Logger  // nil: discarded
-	ReadOnly        bool          // refuse whatever changes something
-	MaxManifest     int64         // bytes; 4 MiB
-	BodyIdleTimeout time.Duration // without a byte in or out; 1 minute
-	DrainTimeout    time.Duration // for requests under way when the server stops; 30 s
-	TLSCert, TLSKey string        // files, read again when they change; "" serves plain HTTP
-	DebugAddr       string        // where pprof listens; "" nowhere
-	Version         string        // for the metric of the build
-	OnReady         func()        // called when requests are being answered
+	Auth            *auth.Authority // nil: everybody may do everything
+	Log             *slog.Logger    // nil: discarded
+	ReadOnly        bool            // refuse whatever changes something
+	MaxManifest     int64           // bytes; 4 MiB
+	BodyIdleTimeout time.Duration   // without a byte in or out; 1 minute
+	DrainTimeout    time.Duration   // for requests under way when the server stops; 30 s
+	TLSCert, TLSKey string          // files, read again when they change; "" serves plain HTTP
+	DebugAddr       string          // where pprof listens; "" nowhere
+	Version         string          // for the metric of the build
+	OnReady         func()          // called when requests are being answered
 }
 
 const (
@@ -81,13 +83,19 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) router() http.Handler {
 	mux := httprouter.New()
 	mux.RedirectTrailingSlash, mux.RedirectFixedPath, mux.HandleMethodNotAllowed, mux.HandleOPTIONS = false, false, false, false
-	api := s.observe(http.HandlerFunc(s.serveAPI))
+	api := s.observe("", http.HandlerFunc(s.serveAPI))
 	mux.NotFound = api // also methods that nobody has heard of
 	// Not mux.Handler, which copies each request to add parameters that the API does not read.
 	handle := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { api.ServeHTTP(w, r) }
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 		mux.Handle(method, "/v2", handle)
 		mux.Handle(method, "/v2/*path", handle)
+	}
+	if s.cfg.Auth != nil {
+		for _, path := range []string{"/auth/token", "/token"} {
+			mux.Handler("GET", path, s.beside("token", s.getToken))
+			mux.Handler("POST", path, s.beside("token", s.postToken))
+		}
 	}
 	for _, method := range []string{"GET", "HEAD"} {
 		for _, path := range []string{"/livez", "/live"} {
@@ -96,9 +104,20 @@ func (s *Server) router() http.Handler {
 		for _, path := range []string{"/readyz", "/ready", "/healthz"} {
 			mux.Handler(method, path, s.small(s.serveReady))
 		}
-		mux.Handler(method, "/metrics", s.small(s.metrics.handler().ServeHTTP))
+		mux.Handler(method, "/metrics", s.beside("metrics", s.serveMetrics))
 	}
 	return mux
+}
+
+// beside is a handler of something that is not the specification's, with all that its API has: errors are answered in
+// the same form.
+func (s *Server) beside(name string, handle func(*recorder, *http.Request) error) http.Handler {
+	return s.observe(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if err := handle(w.(*recorder), r); err != nil {
+			s.writeError(w.(*recorder), r, err)
+		}
+	}))
 }
 
 // small gives an exchange that is small both ways one deadline for the whole.
@@ -146,6 +165,9 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 		return refuse(r.Method, w.target, w.invalid)
 	case s.cfg.ReadOnly && w.route.access.writes():
 		return s.refuseMethod(w, "the registry is read-only")
+	}
+	if err := s.authorize(w, r); err != nil {
+		return err
 	}
 	return w.route.handler(s, w, r, w.target)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -11,7 +12,7 @@ import (
 
 // postUpload begins a push: it takes the blob at once with ?digest= ("Single POST", end-4b), mounts it from another
 // repository with ?mount= (end-11), or else opens a session (end-4a).
-func (s *Server) postUpload(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) postUpload(w *recorder, r *http.Request, t target) error {
 	q := r.URL.Query()
 	if q.Has("digest") {
 		return s.postBlob(w, r, t, q.Get("digest"))
@@ -21,7 +22,7 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request, t target) er
 		return err
 	}
 	if q.Has("mount") {
-		d, mounted, err := s.mount(r, t, q.Get("mount"), q.Get("from"))
+		d, mounted, err := s.mount(w, r, t, q.Get("mount"), q.Get("from"))
 		if err != nil {
 			return err
 		}
@@ -31,7 +32,7 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request, t target) er
 		}
 		alg = d.Algorithm() // of the blob that the client will upload instead
 	}
-	u, err := s.registry.StartUpload(r.Context(), t.repo, alg)
+	u, err := w.registry.StartUpload(r.Context(), t.repo, alg)
 	if err != nil {
 		return err
 	}
@@ -39,7 +40,7 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request, t target) er
 	return nil
 }
 
-func (s *Server) postBlob(w http.ResponseWriter, r *http.Request, t target, text string) error {
+func (s *Server) postBlob(w *recorder, r *http.Request, t target, text string) error {
 	d, err := registry.ParseDigest(text)
 	if err != nil {
 		return err
@@ -48,14 +49,14 @@ func (s *Server) postBlob(w http.ResponseWriter, r *http.Request, t target, text
 	if err != nil {
 		return err
 	}
-	if err := s.registry.PutBlob(r.Context(), t.repo, d, c); err != nil {
+	if err := w.registry.PutBlob(r.Context(), t.repo, d, c); err != nil {
 		return err
 	}
 	writeCreated(w, t, d)
 	return nil
 }
 
-func (s *Server) mount(r *http.Request, t target, text, from string) (d digest.Digest, mounted bool, err error) {
+func (s *Server) mount(w *recorder, r *http.Request, t target, text, from string) (d digest.Digest, mounted bool, err error) {
 	if d, err = registry.ParseDigest(text); err != nil {
 		return "", false, err
 	}
@@ -65,13 +66,36 @@ func (s *Server) mount(r *http.Request, t target, text, from string) (d digest.D
 			return "", false, err
 		}
 	}
-	mounted, err = s.registry.MountBlob(r.Context(), t.repo, d, source)
+	if source, err = s.mountable(w, r, d, source); err != nil || source == "" && s.cfg.Auth != nil {
+		return d, false, err
+	}
+	mounted, err = w.registry.MountBlob(r.Context(), t.repo, d, source)
 	return d, mounted, err
 }
 
+// mountable is the repository that a blob may be mounted from: from, or if that is empty any; "" if the caller may read
+// none that has it. He is not told: he uploads the blob then, as if it were not there.
+func (s *Server) mountable(w *recorder, r *http.Request, d digest.Digest, from registry.RepoName) (registry.RepoName, error) {
+	if s.cfg.Auth == nil {
+		return from, nil
+	}
+	if from == "" {
+		found, err := s.registry.FindBlob(r.Context(), d, s.cfg.Auth.MayMount(w.caller))
+		if registry.BlobUnknown.Is(err) {
+			err = nil
+		}
+		return found, err
+	}
+	may, err := s.may(r, w.caller, from, auth.Pull)
+	if !may {
+		from = ""
+	}
+	return from, err
+}
+
 // getUpload says how far a session has come (end-13).
-func (s *Server) getUpload(w http.ResponseWriter, r *http.Request, t target) error {
-	u, err := s.registry.UploadStatus(r.Context(), t.repo, t.upload)
+func (s *Server) getUpload(w *recorder, r *http.Request, t target) error {
+	u, err := w.registry.UploadStatus(r.Context(), t.repo, t.upload)
 	if err != nil {
 		return err
 	}
@@ -80,12 +104,12 @@ func (s *Server) getUpload(w http.ResponseWriter, r *http.Request, t target) err
 }
 
 // patchUpload adds a chunk ("Pushing a blob in chunks", end-5).
-func (s *Server) patchUpload(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) patchUpload(w *recorder, r *http.Request, t target) error {
 	c, err := readChunk(r)
 	if err != nil {
 		return err
 	}
-	u, err := s.registry.AppendUpload(r.Context(), t.repo, t.upload, c)
+	u, err := w.registry.AppendUpload(r.Context(), t.repo, t.upload, c)
 	if err != nil {
 		return withProgress(w, t, u, err)
 	}
@@ -94,7 +118,7 @@ func (s *Server) patchUpload(w http.ResponseWriter, r *http.Request, t target) e
 }
 
 // putUpload ends a session, with or without a last chunk (end-6).
-func (s *Server) putUpload(w http.ResponseWriter, r *http.Request, t target) error {
+func (s *Server) putUpload(w *recorder, r *http.Request, t target) error {
 	d, err := registry.ParseDigest(r.URL.Query().Get("digest"))
 	if err != nil {
 		return err
@@ -103,7 +127,7 @@ func (s *Server) putUpload(w http.ResponseWriter, r *http.Request, t target) err
 	if err != nil {
 		return err
 	}
-	u, err := s.registry.FinishUpload(r.Context(), t.repo, t.upload, d, c)
+	u, err := w.registry.FinishUpload(r.Context(), t.repo, t.upload, d, c)
 	if err != nil {
 		return withProgress(w, t, u, err)
 	}
@@ -114,8 +138,8 @@ func (s *Server) putUpload(w http.ResponseWriter, r *http.Request, t target) err
 }
 
 // deleteUpload cancels a session (end-14).
-func (s *Server) deleteUpload(w http.ResponseWriter, r *http.Request, t target) error {
-	if err := s.registry.CancelUpload(r.Context(), t.repo, t.upload); err != nil {
+func (s *Server) deleteUpload(w *recorder, r *http.Request, t target) error {
+	if err := w.registry.CancelUpload(r.Context(), t.repo, t.upload); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -75,7 +75,7 @@ func fill(ctx context.Context, path string, n int) error {
 	}
 	f := filler{ctx: ctx, db: d}
 	f.each(n/10, func(tx *db.Tx, i int) error {
-		repo, err := tx.MakeRepository(db.RepoName(fmt.Sprint("blobs/", i/100)))
+		repo, err := tx.MakeRepository(db.RepoName(fmt.Sprint("blobs/", i/100)), false)
 		if err != nil {
 			return err
 		}
@@ -83,14 +83,14 @@ func fill(ctx context.Context, path string, n int) error {
 	})
 	var repo, tagged int64
 	f.each(1, func(tx *db.Tx, _ int) (err error) {
-		if repo, err = tx.MakeRepository(manyTags); err == nil {
+		if repo, err = tx.MakeRepository(manyTags, false); err == nil {
 			tagged, _, err = tx.PutManifest(manifestOf(repo, 0))
 		}
 		return err
 	})
 	f.each(n, func(tx *db.Tx, i int) error { return tx.SetTag(repo, db.Tag(fmt.Sprintf("t%07d", i)), tagged) })
 	f.each(n/10, func(tx *db.Tx, i int) error {
-		id, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("catalog/%06d", i)))
+		id, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("catalog/%06d", i)), false)
 		if err == nil {
 			_, _, err = tx.PutManifest(manifestOf(id, 0))
 		}

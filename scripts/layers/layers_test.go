@@ -14,6 +14,7 @@ import (
 var layers = [][]string{
 	{"registry/db", "registry/blobs"},
 	{"registry/server/registry"},
+	{"registry/server/auth"},
 	{"registry/server"},
 	{"registry/server/command"},
 	{"registry"},
@@ -28,10 +29,11 @@ var bans = []struct {
 	except              []string
 	reason              string
 }{
-	{"registry/server/", "registry/db", []string{"registry/server/registry"},
+	{"registry/server/", "registry/db", []string{"registry/server/registry", "registry/server/auth"},
 		"bytes and rows are kept in step in one place; whoever asks the database alone sees what has no right to be seen"},
 	{"registry/server/", "registry/blobs", []string{"registry/server/registry"},
 		"a blob is read through a repository that has it, and package registry checks that"},
+	{"registry/server/auth", "net/http", nil, "who may do what is a question of the command line, too"},
 	{"registry/server/registry", "net/http", nil, "the registry works without HTTP: command line, mirror and bundles are callers too"},
 	{"registry/db", "net/http", nil, "the database knows no protocol"},
 	{"registry/blobs", "net/http", nil, "a directory knows no protocol"},

@@ -12,7 +12,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
+	"strconv"
 
+	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/urfave/cli/v2"
@@ -33,12 +36,19 @@ type Location struct {
 	AllowNetwork bool   // accept a network file system
 }
 
+// Opened is a registry that is open, until it is closed when nothing uses it any more.
+type Opened struct {
+	Registry *registry.Registry
+	Auth     func(auth.Config) *auth.Authority // of the same database; its Config needs none
+	io.Closer
+}
+
 // Program is what main gives the commands.
 type Program struct {
 	Version string // "" for what the Go toolchain recorded
 	Schema  string // the text of schema.sql
 	// Open opens the stores, made if they are missing, and the registry on them. cfg is complete but for the stores.
-	Open           func(ctx context.Context, at Location, cfg registry.Config) (*registry.Registry, io.Closer, error)
+	Open           func(ctx context.Context, at Location, cfg registry.Config) (*Opened, error)
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 
@@ -202,7 +212,35 @@ func (p *Program) openConfigured(ctx context.Context, s *settings, cfg registry.
 		return nil, nil, err
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	return p.Open(ctx, at, cfg)
+	opened, err := p.Open(ctx, at, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return opened.Registry.As(registry.Actor{User: operator()}), opened, nil
+}
+
+// openAuth is openExisting for commands about users.
+func (p *Program) openAuth(ctx context.Context, s *settings) (*auth.Authority, io.Closer, error) {
+	at, err := s.location()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := at.exists(); err != nil {
+		return nil, nil, err
+	}
+	opened, err := p.Open(ctx, at, registry.Config{})
+	if err != nil {
+		return nil, nil, err
+	}
+	return opened.Auth(auth.Config{}), opened, nil
+}
+
+// operator is who runs a command, for the audit. No user of the registry has a name like it.
+func operator() string {
+	if u, err := user.Current(); err == nil {
+		return "os:" + u.Username
+	}
+	return "os:" + strconv.Itoa(os.Getuid())
 }
 
 // exists says what is missing. Opening would turn an empty file into a database and make a missing directory, and a

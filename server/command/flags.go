@@ -1,6 +1,7 @@
 package command
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -49,10 +50,8 @@ func addressFlags() []cli.Flag {
 }
 
 func serveFlags() []cli.Flag {
-	flags := append(locationFlags(), addressFlags()...)
+	flags := slices.Concat(locationFlags(), addressFlags(), authFlags())
 	return append(flags,
-		&cli.StringFlag{Name: "auth", EnvVars: env("auth"),
-			Usage: "who may do what; so far only the `WORD` none: everybody may do everything. Must be said to serve another address than loopback"},
 		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
 		allowSparseFlag(),
 		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",

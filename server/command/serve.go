@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"registry/server"
+	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -19,7 +20,10 @@ import (
 // serveOptions are the flags of serve, checked.
 type serveOptions struct {
 	address  string
-	open     bool // --auth none was said in so many words
+	open     bool // --auth was said in so many words
+	users    bool // --auth token
+	auth     auth.Config
+	admin    string // password of the first admin, "" for one at random
 	location Location
 	registry registry.Config
 	server   server.Config
@@ -45,11 +49,17 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	}
 	defer ln.Close()
 	opt.registry.Log, opt.server.Log = log, log
-	reg, stores, err := p.Open(ctx, opt.location, opt.registry)
+	opened, err := p.Open(ctx, opt.location, opt.registry)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stores.Close()) }()
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	if opt.users {
+		if opt.server.Auth, err = p.startAuth(ctx, opened, opt, log); err != nil {
+			return err
+		}
+	}
+	reg := opened.Registry
 	opt.server.Registry, opt.server.Version = reg, p.build().Version
 	opt.server.OnReady = func() {
 		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLSCert != ""),
@@ -98,7 +108,7 @@ func absolute(path string) string {
 }
 
 func (s *settings) serveOptions() (opt serveOptions, err error) {
-	if opt.open, err = authNone(s.String("auth")); err != nil {
+	if err := s.authOptions(&opt); err != nil {
 		return opt, err
 	}
 	if opt.address, err = s.address(); err != nil {
@@ -128,6 +138,12 @@ func (s *settings) registryConfig() (cfg registry.Config, err error) {
 		return cfg, err
 	}
 	if cfg.JournalEvery, err = s.positive("journal-interval"); err != nil {
+		return cfg, err
+	}
+	if cfg.AuditKeep, err = s.positive("audit-keep"); err != nil {
+		return cfg, err
+	}
+	if cfg.Public, err = s.defaultVisibility(); err != nil {
 		return cfg, err
 	}
 	cfg.UploadTimeout, err = s.positive("upload-timeout")
@@ -163,17 +179,6 @@ func (s *settings) sparse() (registry.Sparse, error) {
 	return sparse, nil
 }
 
-func authNone(word string) (bool, error) {
-	switch word {
-	case "":
-		return false, nil
-	case "none":
-		return true, nil
-	default:
-		return false, usagef("--auth %q is unknown; so far it may be: none", word)
-	}
-}
-
 // listen opens the server's socket, or takes the one that systemd opened. What is refused is the address the socket
 // really has, whatever name led to it.
 func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
@@ -186,8 +191,8 @@ func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
 	}
 	if !opt.open && !isLoopback(ln.Addr()) {
 		ln.Close()
-		return nil, usagef("%s can be reached from the network, and this version has no users: everybody could push and "+
-			"delete. Say --auth none if that is what you want, or listen on 127.0.0.1", ln.Addr())
+		return nil, usagef("%s can be reached from the network, and without users everybody could push and delete: "+
+			"say --auth token to have users, --auth none if everybody is what you want, or listen on 127.0.0.1", ln.Addr())
 	}
 	return ln, nil
 }

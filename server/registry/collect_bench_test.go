@@ -24,7 +24,7 @@ func (f *fixture) large(n int) {
 	blob := func(i int) digest.Digest { return digest.FromString(fmt.Sprint("blob ", i)) }
 	for from := 0; from < n; from += layers * manifests {
 		err := f.db.Relaxed(f.t.Context(), func(tx *db.Tx) error {
-			repo, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("repo%04d", from/layers/manifests/2)))
+			repo, err := tx.MakeRepository(db.RepoName(fmt.Sprintf("repo%04d", from/layers/manifests/2)), false)
 			if err != nil {
 				return err
 			}

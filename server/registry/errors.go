@@ -3,6 +3,8 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"math"
+	"time"
 
 	"registry/blobs"
 	"registry/db"
@@ -32,17 +34,34 @@ var (
 	SizeInvalid         = &Code{"SIZE_INVALID", 413, "provided length is too large"}
 	Unauthorized        = &Code{"UNAUTHORIZED", 401, "authentication required"}
 	Denied              = &Code{"DENIED", 403, "requested access to the resource is denied"}
+	TagImmutable        = &Code{"DENIED", 409, "tag is immutable"}
 	Unsupported         = &Code{"UNSUPPORTED", 405, "the operation is unsupported"}
 	TooManyRequests     = &Code{"TOOMANYREQUESTS", 429, "too many requests"}
 
 	TagInvalid        = &Code{"TAG_INVALID", 400, "invalid tag"}
 	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
+	RequestInvalid    = &Code{"REQUEST_INVALID", 400, "invalid request"}
+	Missing           = &Code{"NOT_FOUND", 404, "not found"}
+	Taken             = &Code{"TAKEN", 409, "the name is taken"}
+	RuleInvalid       = &Code{"RULE_INVALID", 400, "invalid rule"}
+	RuleUnknown       = &Code{"RULE_UNKNOWN", 404, "no such rule"}
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
 	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
 )
+
+// RetryAfter is the detail of a TooManyRequests error that knows how long to wait.
+type RetryAfter time.Duration
+
+// MarshalJSON says it in words.
+func (d RetryAfter) MarshalJSON() ([]byte, error) {
+	return []byte(fmt.Sprintf(`"try again in %d seconds"`, d.Seconds())), nil
+}
+
+// Seconds is the time to wait, rounded up.
+func (d RetryAfter) Seconds() int { return int(math.Ceil(time.Duration(d).Seconds())) }
 
 // Error is what every method of Registry fails with. Detail goes to the client, Err only to the log.
 type Error struct {

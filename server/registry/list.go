@@ -77,9 +77,67 @@ func (r *Registry) Repositories(ctx context.Context, p Page) (names []string, mo
 	return names, more, unknown(err, NameUnknown, nil)
 }
 
+// RepositoriesFor is Repositories for somebody who may not see all of them.
+func (r *Registry) RepositoriesFor(ctx context.Context, p Page, mayRead func(repo RepoName, public bool) (bool, error)) (names []string, more bool, err error) {
+	const batch = 1000
+	last := p.Last
+	names, more, err = paged(p, func(_ string, limit int) (seen []string, err error) {
+		for err == nil && len(seen) < limit {
+			var list []db.Visibility
+			err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) {
+				list, err = tx.Visibilities(last, batch)
+				return err
+			})
+			for _, v := range list {
+				may, mayErr := mayRead(v.Repository, v.Public)
+				if may {
+					seen = append(seen, string(v.Repository))
+				}
+				err, last = errors.Join(err, mayErr), string(v.Repository)
+			}
+			if len(list) < batch {
+				break
+			}
+		}
+		return seen[:min(len(seen), limit)], err
+	})
+	if err != nil {
+		return nil, false, AsError(err)
+	}
+	return names, more, nil
+}
+
+// IsPublic says whether a repository is public. One that does not exist is not.
+func (r *Registry) IsPublic(ctx context.Context, repo RepoName) (bool, error) {
+	public, err := db.Ask(ctx, r.db, db.Question{What: "visibility", Repository: repo}, func(tx *db.Tx) (bool, error) { return tx.IsPublic(repo) })
+	if err != nil {
+		return false, AsError(err)
+	}
+	return public, nil
+}
+
+// SetPublic makes a repository public or private. NameUnknown.
+func (r *Registry) SetPublic(ctx context.Context, repo RepoName, public bool) error {
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		if err := tx.SetPublic(repo, public); err != nil {
+			return err
+		}
+		return r.audit(tx, "visibility", repo, visibility(public))
+	})
+	return unknown(err, NameUnknown, repo)
+}
+
+func visibility(public bool) string {
+	if public {
+		return "public"
+	}
+	return "private"
+}
+
 // RepositoryInfo is a repository with its figures.
 type RepositoryInfo struct {
 	Name      RepoName  `json:"name"`
+	Public    bool      `json:"public"`
 	Tags      int64     `json:"tags"`
 	Manifests int64     `json:"manifests"`
 	Bytes     int64     `json:"bytes"` // of its blobs and manifests, each counted once

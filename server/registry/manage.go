@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"registry/db"
 
@@ -11,7 +12,15 @@ import (
 
 // DeleteTag removes a tag and nothing else (end-9). ManifestUnknown.
 func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error {
-	err := r.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.DeleteTag(repo, tag) })
+	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
+		if err := refuseImmutable(tx, repo, tag); err != nil {
+			return err
+		}
+		if err := tx.DeleteTag(repo, tag); err != nil {
+			return err
+		}
+		return r.audit(tx, "delete", repo, string(tag))
+	})
 	return unknown(err, ManifestUnknown, tag)
 }
 
@@ -23,7 +32,17 @@ func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.D
 		if err != nil {
 			return err
 		}
-		return r.deleteManifest(tx, m)
+		tags, err := tx.TagsOf(m.ID, math.MaxInt)
+		if err != nil {
+			return err
+		}
+		if err := refuseImmutable(tx, repo, tags...); err != nil {
+			return err
+		}
+		if err := r.deleteManifest(tx, m); err != nil {
+			return err
+		}
+		return r.audit(tx, "delete", repo, string(d))
 	})
 	return unknown(err, ManifestUnknown, d)
 }
@@ -42,7 +61,10 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Diges
 		if err != nil {
 			return err
 		}
-		return tx.UnlinkBlob(b, d)
+		if err := tx.UnlinkBlob(b, d); err != nil {
+			return err
+		}
+		return r.audit(tx, "delete", repo, "blob "+string(d))
 	})
 	return unknown(err, BlobUnknown, d)
 }
@@ -118,7 +140,7 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 			return unknown(err, ManifestUnknown, src.String())
 		}
 		c := copier{tx: tx, referrers: referrers, copied: map[digest.Digest]int64{}, blobs: map[int64]bool{}}
-		if c.to, err = tx.MakeRepository(to); err != nil {
+		if c.to, err = tx.MakeRepository(to, r.public); err != nil {
 			return err
 		}
 		id := root.ID
@@ -128,12 +150,12 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 			}
 		}
 		for _, tag := range tags {
-			if err := tx.SetTag(c.to, tag, id); err != nil {
+			if err := r.setTag(tx, to, tag, db.Manifest{RepositoryID: c.to, ID: id, Digest: root.Digest}, false); err != nil {
 				return err
 			}
 		}
 		result = CopyResult{Digest: root.Digest, Manifests: len(c.copied), Blobs: len(c.blobs)}
-		return nil
+		return r.audit(tx, "copy", to, "from "+string(from)+", "+pushed(tags, root.Digest))
 	})
 	if err != nil {
 		return CopyResult{}, AsError(err)

@@ -150,7 +150,7 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 		if err != nil {
 			return err
 		}
-		repositoryID, err := tx.MakeRepository(repo)
+		repositoryID, err := tx.MakeRepository(repo, r.public)
 		if err != nil {
 			return err
 		}
@@ -166,6 +166,23 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 		return false, AsError(err)
 	}
 	return true, nil
+}
+
+// FindBlob returns a repository that has a blob, of those that may be read. BlobUnknown.
+func (r *Registry) FindBlob(ctx context.Context, d digest.Digest, mayRead func(repo RepoName, public bool) (bool, error)) (found RepoName, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) error {
+		return tx.BlobVisibilities(d, func(h db.Visibility) (bool, error) {
+			may, err := mayRead(h.Repository, h.Public)
+			if may {
+				found = h.Repository
+			}
+			return !may, err
+		})
+	})
+	if err == nil && found == "" {
+		err = BlobUnknown.With(d.String())
+	}
+	return found, err
 }
 
 // present looks at the bytes before they are promised. BlobUnknown if they are missing or damaged, and also if a push

@@ -16,6 +16,7 @@ type Put struct {
 	Tags      []Tag     // more tags it gets, if it is pushed by digest
 	MediaType string    // Content-Type without parameters, "" if the client gave none
 	Content   []byte
+	KeepTags  bool // a tag that points at something else is not moved: Denied
 }
 
 // PutResult is what was stored.
@@ -43,7 +44,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutRe
 		return PutResult{}, DigestInvalid.With("the manifest does not have this digest")
 	}
 	err = r.db.Update(ctx, func(tx *db.Tx) error {
-		repositoryID, err := tx.MakeRepository(repo)
+		repositoryID, err := tx.MakeRepository(repo, r.public)
 		if err != nil {
 			return err
 		}
@@ -52,11 +53,11 @@ func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutRe
 			return err
 		}
 		for _, tag := range tags {
-			if err := tx.SetTag(repositoryID, tag, m.ID); err != nil {
+			if err := r.setTag(tx, repo, tag, m, p.KeepTags); err != nil {
 				return err
 			}
 		}
-		return nil
+		return r.audit(tx, "push", repo, pushed(tags, d))
 	})
 	if err != nil {
 		return PutResult{}, AsError(err)

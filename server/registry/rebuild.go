@@ -224,7 +224,7 @@ func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
 		b.report.Broken++
 		return nil
 	}
-	repositoryID, err := tx.MakeRepository(l.Repository)
+	repositoryID, err := tx.MakeRepository(l.Repository, false)
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,8 @@ type Config struct {
 	MaxUploads    int           // open upload sessions of one repository; 10,000
 	UndoWindow    time.Duration // how long deletions can be undone; 7 days, negative: not at all
 	JournalEvery  time.Duration // how far the journal beside the blobs may be behind while Maintain runs; 2 s
+	Public        bool          // repositories that a push makes are public
+	AuditKeep     time.Duration // how long it is remembered who did what; 90 days, negative: for ever
 }
 
 const (
@@ -65,10 +67,17 @@ const (
 	defaultMaxUploads    = 10_000
 	defaultUndoWindow    = 7 * 24 * time.Hour
 	defaultJournalEvery  = 2 * time.Second
+	defaultAuditKeep     = 90 * 24 * time.Hour
 )
 
 // Registry is safe for concurrent use, and several processes may have one each over the same database and store.
 type Registry struct {
+	*shared
+	actor *Actor // nil: nobody in particular
+}
+
+// shared is what a Registry has in common with those that As makes of it.
+type shared struct {
 	db            *db.DB
 	blobs         blobs.Store
 	log           *slog.Logger
@@ -77,6 +86,8 @@ type Registry struct {
 	maxUploads    int
 	undoWindow    time.Duration
 	journalEvery  time.Duration
+	public        bool
+	auditKeep     time.Duration
 	bootID        string
 	reading       singleflight.Group // of suspicious blobs
 	sessions      sessions
@@ -85,9 +96,9 @@ type Registry struct {
 
 // New joins a database and a store. The caller closes the database after the last call.
 func New(cfg Config) *Registry {
-	r := &Registry{
+	r := &shared{
 		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
-		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, bootID: bootID(),
+		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, public: cfg.Public, auditKeep: cfg.AuditKeep, bootID: bootID(),
 		sessions: sessions{busy: map[string]chan struct{}{}, known: map[string]known{}, empty: map[RepoName]int{}},
 	}
 	if r.log == nil {
@@ -105,7 +116,10 @@ func New(cfg Config) *Registry {
 	if r.journalEvery <= 0 {
 		r.journalEvery = defaultJournalEvery
 	}
-	return r
+	if r.auditKeep == 0 {
+		r.auditKeep = defaultAuditKeep
+	}
+	return &Registry{shared: r}
 }
 
 // What CheckPair finds when the database and the store do not belong together.
@@ -201,6 +215,9 @@ func (r *Registry) expire(ctx context.Context) {
 		r.log.Error("expiring uploads failed", "err", err)
 	} else if n > 0 {
 		r.log.Info("uploads expired", "count", n)
+	}
+	if err := r.pruneAudit(ctx); err != nil && ctx.Err() == nil {
+		r.log.Error("old rows of the audit could not be removed", "err", err)
 	}
 	r.keepReserve()
 }

@@ -105,7 +105,10 @@ func (r *Registry) RestoreTag(ctx context.Context, repo RepoName, tag Tag, to di
 		if err != nil {
 			return err
 		}
-		return tx.SetTag(m.RepositoryID, tag, m.ID)
+		if err := r.setTag(tx, repo, tag, m, false); err != nil {
+			return err
+		}
+		return r.audit(tx, "restore", repo, pushed([]Tag{tag}, m.Digest))
 	})
 	return to, unknown(err, ManifestUnknown, to.String())
 }
@@ -180,8 +183,10 @@ func (r *Registry) Undelete(ctx context.Context, repo RepoName, d digest.Digest)
 		}
 		u := undeleter{tx: tx, repo: repo, tags: true, done: map[digest.Digest]bool{}}
 		err := u.undelete(d)
-		back = u.back
-		return err
+		if back = u.back; err != nil {
+			return err
+		}
+		return r.audit(tx, "undelete", repo, d.String())
 	})
 	return back, unknown(err, ManifestUnknown, d.String())
 }
@@ -238,7 +243,7 @@ func (u *undeleter) undeleteOne(m db.DeletedManifest, doc *document) error {
 	if err != nil {
 		return err
 	}
-	repositoryID, err := u.tx.MakeRepository(u.repo)
+	repositoryID, err := u.tx.MakeRepository(u.repo, false)
 	if err != nil {
 		return err
 	}

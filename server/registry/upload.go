@@ -35,7 +35,7 @@ func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Al
 		return Upload{}, AsError(err)
 	}
 	now := r.db.Now()
-	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID, CreatedAt: now, UpdatedAt: now}
+	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID, CreatedAt: now, UpdatedAt: now, Owner: r.user()}
 	if n := r.sessions.count(repo); n >= r.maxUploads {
 		return Upload{}, tooManyUploads(n)
 	}
@@ -62,14 +62,18 @@ func (r *Registry) UploadStatus(ctx context.Context, repo RepoName, id string) (
 }
 
 func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (known, error) {
-	if k, ok := r.sessions.find(id); ok && k.Repository == repo {
-		return k, nil
+	u, ok := r.sessions.find(id)
+	var err error
+	if !ok || u.Repository != repo {
+		u = known{saved: true}
+		err = r.db.View(ctx, func(tx *db.Tx) (err error) {
+			u.Upload, err = tx.Upload(repo, id)
+			return err
+		})
 	}
-	u := known{saved: true}
-	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
-		u.Upload, err = tx.Upload(repo, id)
-		return err
-	})
+	if err == nil && r.actor != nil && u.Owner != r.actor.User {
+		err = db.ErrNotFound // a stranger's session does not exist
+	}
 	if err == nil && u.BootID != r.bootID {
 		err = db.ErrNotFound // the hash has seen bytes that a power cut may have taken from the file
 	}
@@ -186,7 +190,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 		if err := s.end(tx); err != nil {
 			return unknown(err, BlobUploadUnknown, nil)
 		}
-		repositoryID, err := tx.MakeRepository(u.Repository)
+		repositoryID, err := tx.MakeRepository(u.Repository, r.public)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,56 @@
+package db
+
+import (
+	"database/sql"
+	"time"
+)
+
+// Event is something that somebody did.
+type Event struct {
+	ID         int64 // grows
+	At         time.Time
+	User       string // "" if nobody had logged in
+	Address    string // "" on this machine, by command
+	Action     string
+	Repository RepoName
+	Detail     string
+}
+
+// Audit writes an event, at the time of the transaction.
+func (tx *Tx) Audit(e Event) error {
+	_, err := tx.run(`INSERT INTO audit (at, user, address, action, repository, detail) VALUES (?, ?, ?, ?, ?, ?)`,
+		micros(tx.Now), e.User, e.Address, e.Action, string(e.Repository), e.Detail)
+	return err
+}
+
+// EventFilter chooses events. Zero fields choose all.
+type EventFilter struct {
+	User, Action string
+	Repository   RepoName
+	Since        time.Time
+	Before       int64 // ids below it
+}
+
+// Events returns up to limit events, the latest first.
+func (tx *Tx) Events(f EventFilter, limit int) (list []Event, err error) {
+	before := f.Before
+	if before <= 0 {
+		before = 1<<63 - 1
+	}
+	err = tx.rows(`SELECT id, at, user, address, action, repository, detail FROM audit
+		WHERE id < ? AND at >= ? AND ? IN ('', user) AND ? IN ('', action) AND ? IN ('', repository) ORDER BY id DESC LIMIT ?`,
+		[]any{before, whenever(f.Since), f.User, f.Action, string(f.Repository), limit}, func(r *sql.Rows) error {
+			var e Event
+			var at int64
+			err := r.Scan(&e.ID, &at, &e.User, &e.Address, &e.Action, &e.Repository, &e.Detail)
+			e.At = fromMicros(at)
+			list = append(list, e)
+			return err
+		})
+	return list, err
+}
+
+// PruneEvents removes up to limit events from before a time, and returns how many.
+func (tx *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
+	return tx.run(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? ORDER BY at LIMIT ?)`, micros(before), limit)
+}

@@ -1,0 +1,194 @@
+package db
+
+import (
+	"database/sql"
+	"errors"
+	"strconv"
+	"time"
+)
+
+// Grant is what somebody may do in some repositories.
+type Grant struct {
+	Grantee    string // a user, or a group after an @
+	Repository string // a glob
+	Actions    int64  // bits that this package does not look at
+	CreatedAt  time.Time
+}
+
+// SetGrant writes a grant in place of the one its grantee has for the same glob. ErrNotFound if it is for a user that
+// does not exist.
+func (tx *Tx) SetGrant(g Grant) error {
+	if g.Grantee[0] != '@' {
+		if _, err := tx.User(g.Grantee); err != nil {
+			return err
+		}
+	}
+	_, err := tx.run(`INSERT INTO grants (grantee, repository, actions, created_at) VALUES (?, ?, ?, ?)
+		ON CONFLICT (grantee, repository) DO UPDATE SET actions = excluded.actions`, g.Grantee, g.Repository, g.Actions, micros(tx.Now))
+	return tx.policyChanged(err)
+}
+
+// DeleteGrant takes a grant back. ErrNotFound.
+func (tx *Tx) DeleteGrant(grantee, repository string) error {
+	n, err := tx.run(`DELETE FROM grants WHERE grantee = ? AND repository = ?`, grantee, repository)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return tx.policyChanged(err)
+}
+
+// Grants returns every grant by grantee and glob.
+func (tx *Tx) Grants() ([]Grant, error) {
+	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants ORDER BY grantee, repository`)
+}
+
+// GrantsOf returns the grants of a user and of the groups he is in.
+func (tx *Tx) GrantsOf(u User) ([]Grant, error) {
+	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants
+		WHERE grantee = ? OR grantee IN (SELECT '@' || group_name FROM group_members WHERE user_id = ?)`, u.Name, u.ID)
+}
+
+func (tx *Tx) grants(query string, args ...any) (list []Grant, err error) {
+	err = tx.rows(query, args, func(r *sql.Rows) error {
+		var g Grant
+		var created int64
+		err := r.Scan(&g.Grantee, &g.Repository, &g.Actions, &created)
+		g.CreatedAt = fromMicros(created)
+		list = append(list, g)
+		return err
+	})
+	return list, err
+}
+
+// Member is a user in a group.
+type Member struct{ Group, User string }
+
+// Members returns who is in which group, in order.
+func (tx *Tx) Members() (list []Member, err error) {
+	err = tx.rows(`SELECT m.group_name, u.name FROM group_members m JOIN users u ON u.id = m.user_id ORDER BY m.group_name, u.name`, nil, func(r *sql.Rows) error {
+		var m Member
+		err := r.Scan(&m.Group, &m.User)
+		list = append(list, m)
+		return err
+	})
+	return list, err
+}
+
+// AddMember puts a user into a group, which exists as long as it has members. ErrNotFound if there is no such user.
+func (tx *Tx) AddMember(m Member) error {
+	u, err := tx.User(m.User)
+	if err == nil {
+		_, err = tx.run(`INSERT INTO group_members (group_name, user_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, m.Group, u.ID)
+	}
+	return tx.policyChanged(err)
+}
+
+// RemoveMember takes a user out of a group. ErrNotFound if he is not in it.
+func (tx *Tx) RemoveMember(m Member) error {
+	n, err := tx.run(`DELETE FROM group_members WHERE group_name = ? AND user_id = (SELECT id FROM users WHERE name = ?)`, m.Group, m.User)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return tx.policyChanged(err)
+}
+
+// policyNote counts the changes of everything that says who may do what, but for the visibility of repositories.
+const policyNote = "policy"
+
+// Policy returns a number that is another one after every change of users, tokens, grants, groups and keys.
+func (tx *Tx) Policy() (n int64, err error) {
+	err = tx.row(`SELECT value FROM notes WHERE name = ?`, []any{policyNote}, &n)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return n, err
+}
+
+// policyChanged counts a change, unless it failed with err, which it returns.
+func (tx *Tx) policyChanged(err error) error {
+	if err != nil {
+		return err
+	}
+	n, err := tx.Policy()
+	if err != nil {
+		return err
+	}
+	return tx.SetNote(policyNote, strconv.FormatInt(n+1, 10))
+}
+
+// IsPublic says whether a repository is public. A missing one is not.
+func (tx *Tx) IsPublic(repo RepoName) (public bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM repositories WHERE name = ? AND public = 1)`, []any{string(repo)}, &public)
+	return public, err
+}
+
+// SetPublic makes a repository public, or private. ErrNotFound.
+func (tx *Tx) SetPublic(repo RepoName, public bool) error {
+	n, err := tx.run(`UPDATE repositories SET public = ? WHERE name = ?`, public, string(repo))
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
+// ImmutableRule says which tags never point at anything else. Both are globs.
+type ImmutableRule struct{ Repository, Tag string }
+
+// ImmutableRules returns every rule, in order.
+func (tx *Tx) ImmutableRules() (list []ImmutableRule, err error) {
+	err = tx.rows(`SELECT repository, tag FROM immutable_tags ORDER BY repository, tag`, nil, func(r *sql.Rows) error {
+		var i ImmutableRule
+		err := r.Scan(&i.Repository, &i.Tag)
+		list = append(list, i)
+		return err
+	})
+	return list, err
+}
+
+// AddImmutableRule adds a rule.
+func (tx *Tx) AddImmutableRule(i ImmutableRule) error {
+	_, err := tx.run(`INSERT INTO immutable_tags (repository, tag, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, i.Repository, i.Tag, micros(tx.Now))
+	return err
+}
+
+// DeleteImmutableRule removes a rule. ErrNotFound.
+func (tx *Tx) DeleteImmutableRule(i ImmutableRule) error {
+	n, err := tx.run(`DELETE FROM immutable_tags WHERE repository = ? AND tag = ?`, i.Repository, i.Tag)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
+// SigningKey is a secret that bearer tokens are signed with.
+type SigningKey struct {
+	ID        string
+	Secret    []byte
+	CreatedAt time.Time
+	RetiredAt time.Time // zero: it signs
+}
+
+// SigningKeys returns every key, the newest first.
+func (tx *Tx) SigningKeys() (list []SigningKey, err error) {
+	err = tx.rows(`SELECT id, secret, created_at, retired_at FROM signing_keys ORDER BY retired_at = 0 DESC, retired_at DESC`, nil, func(r *sql.Rows) error {
+		var k SigningKey
+		var created, retired int64
+		err := r.Scan(&k.ID, &k.Secret, &created, &retired)
+		k.CreatedAt, k.RetiredAt = fromMicros(created), sometime(retired)
+		list = append(list, k)
+		return err
+	})
+	return list, err
+}
+
+// RotateSigningKey makes k the key that signs, and forgets those that were retired before forget.
+func (tx *Tx) RotateSigningKey(k SigningKey, forget time.Time) error {
+	if _, err := tx.run(`DELETE FROM signing_keys WHERE retired_at <> 0 AND retired_at < ?`, micros(forget)); err != nil {
+		return err
+	}
+	if _, err := tx.run(`UPDATE signing_keys SET retired_at = ? WHERE retired_at = 0`, micros(tx.Now)); err != nil {
+		return err
+	}
+	_, err := tx.run(`INSERT INTO signing_keys (id, secret, created_at) VALUES (?, ?, ?)`, k.ID, k.Secret, micros(tx.Now))
+	return tx.policyChanged(err)
+}

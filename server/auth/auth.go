@@ -1,0 +1,224 @@
+// Package auth says who asks and what he may do, without an outside server: users with passwords, API tokens, signed
+// bearer tokens that last for minutes, and the rights of each.
+//
+//   - Who somebody is: Authority.Authenticate reads an Authorization header, Basic or Bearer, into a Caller.
+//   - What he may do: Authority.May, a few rules over what the database says now. A bearer token can only take from
+//     that, never add: a right that was taken back is gone with the next request.
+//   - Tokens: Authority.Issue makes the bearer tokens that clients of registries ask for (distribution's "Token
+//     Authentication Specification").
+//
+// What is asked at every request is remembered until the database says that something changed, whatever process changed
+// it (db.Tx.Policy).
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"registry/db"
+	"registry/server/registry"
+)
+
+// Config is what an Authority is made of. Only DB has no default.
+type Config struct {
+	DB            *db.DB
+	Log           *slog.Logger  // nil: discarded
+	Anonymous     bool          // public repositories are readable without a login
+	Registration  bool          // everybody may make himself a user
+	TokenLifetime time.Duration // of bearer tokens; 5 min
+	Secret        []byte        // signs bearer tokens in place of the keys in the database
+}
+
+const (
+	defaultLifetime = 5 * time.Minute
+	minLifetime     = time.Minute // shorter ones are refused by clients
+	refreshLifetime = 30 * 24 * time.Hour
+)
+
+// Service is the name that bearer tokens are issued by and for.
+const Service = "registry"
+
+// Authority is safe for concurrent use.
+type Authority struct {
+	db           *db.DB
+	log          *slog.Logger
+	anonymous    bool
+	registration bool
+	lifetime     time.Duration
+	secret       []byte
+	policy       policy
+	logins       logins
+	bearers      bearers
+	throttle     throttle
+	uses         uses
+}
+
+// New makes an Authority. Start prepares its database.
+func New(cfg Config) *Authority {
+	a := &Authority{db: cfg.DB, log: cfg.Log, anonymous: cfg.Anonymous, registration: cfg.Registration, secret: cfg.Secret,
+		lifetime: max(cfg.TokenLifetime, minLifetime), logins: newLogins()}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.TokenLifetime <= 0 {
+		a.lifetime = defaultLifetime
+	}
+	return a
+}
+
+// FirstAdmin is the name of the user that the first start makes.
+const FirstAdmin = "admin"
+
+// Start sees to it that there is a key to sign with and somebody who may do everything. If there is no user yet it makes
+// FirstAdmin with a password, at random if password is empty. It returns the password of a user that it made, else "".
+func (a *Authority) Start(ctx context.Context, password string) (made string, err error) {
+	if password == "" {
+		password = rand.Text()
+	}
+	hash, err := hashPassword(password)
+	if err != nil {
+		return "", err
+	}
+	err = a.db.Update(ctx, func(tx *db.Tx) error {
+		keys, err := tx.SigningKeys()
+		if err == nil && len(keys) == 0 {
+			err = tx.RotateSigningKey(newSigningKey(), tx.Now)
+		}
+		if err != nil {
+			return err
+		}
+		has, err := tx.HasUsers()
+		if err != nil || has {
+			return err
+		}
+		made = password
+		_, err = tx.CreateUser(db.User{Name: FirstAdmin, Password: hash, Admin: true, Generation: newGeneration()})
+		return err
+	})
+	return made, err
+}
+
+// RotateKey makes a new key to sign with. Tokens that the old one signed are good until they end.
+func (a *Authority) RotateKey(ctx context.Context, by registry.Actor) error {
+	return a.change(ctx, by, "rotate key", "", func(tx *db.Tx) error {
+		return tx.RotateSigningKey(newSigningKey(), tx.Now.Add(-2*refreshLifetime))
+	})
+}
+
+// policy remembers what the database says about users and keys.
+type policy struct {
+	sync.Mutex
+	number    int64 // db.Tx.Policy
+	standings map[string]*standing
+	keys      []db.SigningKey
+}
+
+// maxStandings bounds how many users are remembered.
+const maxStandings = 10_000
+
+// standing is what a user may be asked about.
+type standing struct {
+	db.User
+	grants []Rule
+	tokens []apiToken
+}
+
+// apiToken is a token of a user with its scopes understood.
+type apiToken struct {
+	db.APIToken
+	rules []Rule
+}
+
+// fresh forgets what it remembers if the database says something else now. It returns with the policy locked.
+func (a *Authority) fresh(ctx context.Context) error {
+	number, err := db.Ask(ctx, a.db, db.Question{What: "policy"}, (*db.Tx).Policy)
+	a.policy.Lock()
+	if err == nil && (number != a.policy.number || a.policy.standings == nil || len(a.policy.standings) >= maxStandings) {
+		a.policy.number, a.policy.standings, a.policy.keys = number, map[string]*standing{}, nil
+	}
+	return err
+}
+
+// standing returns what is known of a user. ErrNotFound of package db if there is none.
+func (a *Authority) standing(ctx context.Context, name string) (*standing, error) {
+	err := a.fresh(ctx)
+	known, number := a.policy.standings[name], a.policy.number
+	a.policy.Unlock()
+	if known != nil || err != nil {
+		return known, err
+	}
+	s := &standing{}
+	err = a.db.View(ctx, func(tx *db.Tx) (err error) {
+		if s.User, err = tx.User(name); err != nil {
+			return err
+		}
+		grants, err := tx.GrantsOf(s.User)
+		if err != nil {
+			return err
+		}
+		for _, g := range grants {
+			s.grants = append(s.grants, Rule{Actions(g.Actions), g.Repository})
+		}
+		tokens, err := tx.APITokens(name)
+		for _, t := range tokens {
+			rules, ruleErr := ParseRules(t.Scopes)
+			s.tokens = append(s.tokens, apiToken{t, rules})
+			err = errors.Join(err, ruleErr)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.policy.Lock()
+	defer a.policy.Unlock()
+	if a.policy.number == number { // else it may be from before the change
+		a.policy.standings[name] = s
+	}
+	return s, nil
+}
+
+// keys returns the keys that tokens may be signed with, the one that signs first.
+func (a *Authority) keys(ctx context.Context) ([]db.SigningKey, error) {
+	if a.secret != nil {
+		return []db.SigningKey{{ID: "secret", Secret: a.secret}}, nil
+	}
+	err := a.fresh(ctx)
+	keys, number := a.policy.keys, a.policy.number
+	a.policy.Unlock()
+	if keys != nil || err != nil {
+		return keys, err
+	}
+	err = a.db.View(ctx, func(tx *db.Tx) (err error) { keys, err = tx.SigningKeys(); return err })
+	if err == nil && (len(keys) == 0 || !keys[0].RetiredAt.IsZero()) {
+		err = errors.New("the database has no key to sign tokens with")
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.policy.Lock()
+	defer a.policy.Unlock()
+	if a.policy.number == number {
+		a.policy.keys = keys
+	}
+	return keys, nil
+}
+
+func newSigningKey() db.SigningKey {
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	return db.SigningKey{ID: rand.Text()[:12], Secret: secret}
+}
+
+// failed makes the row of the table of errors of what the database said.
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return registry.AsError(fmt.Errorf("auth: %w", err))
+}

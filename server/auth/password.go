@@ -1,0 +1,95 @@
+package auth
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Passwords are hashed with argon2id (RFC 9106), with the parameters that OWASP's Password Storage Cheat Sheet gives for
+// little memory: a small machine hashes them, several at a time.
+const (
+	argonMemory  = 19 << 10 // KiB
+	argonTime    = 2
+	argonThreads = 1
+	saltSize     = 16
+	keySize      = 32
+)
+
+const (
+	minPassword = 8    // characters
+	maxPassword = 1024 // bytes
+	maxBcrypt   = 72   // bytes; what is behind them bcrypt does not see
+)
+
+// CheckNewPassword says what is wrong with a password that somebody chooses.
+func CheckNewPassword(password string) error {
+	switch {
+	case !utf8.ValidString(password) || strings.ContainsRune(password, 0):
+		return errors.New("a password is text in UTF-8")
+	case utf8.RuneCountInString(password) < minPassword:
+		return fmt.Errorf("a password has at least %d characters", minPassword)
+	case len(password) > maxPassword:
+		return fmt.Errorf("a password has at most %d bytes", maxPassword)
+	}
+	return nil
+}
+
+var hashText = base64.RawStdEncoding
+
+// hashPassword returns the hash in the text form of the Password Hashing Competition.
+func hashPassword(password string) (string, error) {
+	salt := make([]byte, saltSize)
+	if _, err := rand.Read(salt); err != nil {
+		return "", err
+	}
+	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, keySize)
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
+		hashText.EncodeToString(salt), hashText.EncodeToString(key)), nil
+}
+
+// nobodysHash is what the password of somebody who does not exist is compared with.
+var nobodysHash = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
+	hashText.EncodeToString(make([]byte, saltSize)), hashText.EncodeToString(make([]byte, keySize)))
+
+// checkPassword says whether a password has a hash, and whether that is weaker than those made now.
+func checkPassword(hash, password string) (ok, weak bool, err error) {
+	if isBcrypt(hash) {
+		if len(password) > maxBcrypt {
+			return false, true, nil
+		}
+		err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
+		if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
+			return false, true, nil
+		}
+		return err == nil, true, err
+	}
+	var version int
+	var memory, time uint32
+	var threads uint8
+	var rest string
+	if _, err := fmt.Sscanf(hash, "$argon2id$v=%d$m=%d,t=%d,p=%d$%s", &version, &memory, &time, &threads, &rest); err != nil {
+		return false, false, errors.New("a stored password hash is of no known form")
+	}
+	saltText, keyText, _ := strings.Cut(rest, "$")
+	salt, saltErr := hashText.DecodeString(saltText)
+	key, keyErr := hashText.DecodeString(keyText)
+	const most = 1 << 20 // KiB
+	if saltErr != nil || keyErr != nil || len(key) < keySize || version != argon2.Version || memory > most || time == 0 || time > 64 || threads == 0 {
+		return false, false, errors.New("a stored password hash is of no known form")
+	}
+	got := argon2.IDKey([]byte(password), salt, time, memory, threads, uint32(len(key)))
+	weak = memory < argonMemory || time < argonTime
+	return subtle.ConstantTimeCompare(got, key) == 1, weak, nil
+}
+
+func isBcrypt(hash string) bool {
+	return strings.HasPrefix(hash, "$2a$") || strings.HasPrefix(hash, "$2b$") || strings.HasPrefix(hash, "$2y$")
+}

@@ -1,0 +1,234 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"registry/db"
+	"registry/server/registry"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+// Actions is a set of what can be done in a repository. The database stores its bits.
+type Actions uint8
+
+const (
+	Pull   Actions = 1 << iota // read
+	Create                     // push what is new: a tag that exists is not moved
+	Push                       // push anything
+	Delete                     // delete tags, manifests and blobs
+	Admin                      // say who else may do what
+
+	All = Pull | Create | Push | Delete | Admin
+)
+
+var actionNames = []struct {
+	name    string
+	implies Actions
+}{
+	{"pull", Pull}, {"create", Create | Pull}, {"push", Push | Create | Pull}, {"delete", Delete | Pull}, {"admin", All},
+}
+
+// ParseActions reads names with commas between them. An action implies those that are of no use without it: whoever
+// pushes also pulls, to see what is there.
+func ParseActions(s string) (actions Actions, err error) {
+	for name := range strings.SplitSeq(s, ",") {
+		var implied Actions
+		for _, a := range actionNames {
+			if a.name == name {
+				implied = a.implies
+			}
+		}
+		if implied == 0 {
+			return 0, fmt.Errorf("action %.40q: want pull, create, push, delete or admin", name)
+		}
+		actions |= implied
+	}
+	return actions, nil
+}
+
+// String is the shortest list of names that means the same.
+func (a Actions) String() string {
+	if a == All {
+		return "admin"
+	}
+	var names []string
+	covered := Actions(0)
+	for i := len(actionNames) - 2; i >= 0; i-- {
+		n := actionNames[i]
+		if a&n.implies == n.implies && covered&n.implies != n.implies {
+			names, covered = append([]string{n.name}, names...), covered|n.implies
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// has says whether all of want is in a.
+func (a Actions) has(want Actions) bool { return a&want == want }
+
+// Rule is what may be done in the repositories that a glob matches, as doublestar does: ** for any number of segments.
+type Rule struct {
+	Actions    Actions
+	Repository string
+}
+
+// ParseRule reads the form actions:glob, such as pull,delete:team/**.
+func ParseRule(s string) (Rule, error) {
+	names, glob, _ := strings.Cut(s, ":")
+	actions, err := ParseActions(names)
+	if err != nil {
+		return Rule{}, err
+	}
+	return Rule{actions, glob}, CheckGlob(glob)
+}
+
+// ParseRules reads rules with spaces between them.
+func ParseRules(s string) (rules []Rule, err error) {
+	for field := range strings.FieldsSeq(s) {
+		r, err := ParseRule(field)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}
+
+func (r Rule) String() string { return r.Actions.String() + ":" + r.Repository }
+
+func formatRules(rules []Rule) string {
+	var list []string
+	for _, r := range rules {
+		list = append(list, r.String())
+	}
+	return strings.Join(list, " ")
+}
+
+// maxGlob bounds a glob, in bytes.
+const maxGlob = 512
+
+// CheckGlob says what is wrong with a glob of repositories.
+func CheckGlob(glob string) error {
+	if glob == "" || len(glob) > maxGlob || strings.ContainsAny(glob, " \t\r\n\x00") || !doublestar.ValidatePattern(glob) {
+		return fmt.Errorf("%.80q is not a glob of repositories, such as team/**", glob)
+	}
+	return nil
+}
+
+func allowed(rules []Rule, repo db.RepoName) (actions Actions) {
+	for _, r := range rules {
+		if actions|r.Actions != actions && doublestar.MatchUnvalidated(r.Repository, string(repo)) {
+			actions |= r.Actions
+		}
+	}
+	return actions
+}
+
+// owns says whether a repository is in the namespace of a user.
+func owns(user string, repo db.RepoName) bool {
+	rest, ok := strings.CutPrefix(string(repo), user)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// Caller is somebody who asks. The zero Caller is somebody that nothing is known of.
+type Caller struct {
+	Name     string // "" for nobody who logged in
+	LoggedIn bool   // by name, or anonymously with a bearer token
+	standing *standing
+	bounded  bool // by an API token: he may do what both he and the token may
+	bounds   []Rule
+	bearer   bool // by a bearer token, which bounds him to
+	access   []Access
+	apiToken int64 // its id, 0 for none
+}
+
+// rights is what a caller may do in a repository that is not public.
+func (c Caller) rights(repo db.RepoName) (actions Actions) {
+	switch {
+	case c.standing == nil:
+		return 0
+	case c.standing.Admin || owns(c.Name, repo):
+		return All
+	}
+	return allowed(c.standing.grants, repo)
+}
+
+// limits is what the tokens that a caller came with leave of his rights.
+func (c Caller) limits(repo db.RepoName) Actions {
+	limits := All
+	if c.bounded {
+		limits = allowed(c.bounds, repo)
+	}
+	if c.bearer {
+		limits &= accessTo(c.access, repo)
+	}
+	return limits
+}
+
+// May says whether a caller may do all of want in a repository now. isPublic is asked only if that matters.
+func (a *Authority) May(c Caller, repo db.RepoName, want Actions, isPublic func() (bool, error)) (bool, error) {
+	if !c.limits(repo).has(want) {
+		return false, nil
+	}
+	if c.rights(repo).has(want) {
+		return true, nil
+	}
+	if want != Pull || c.standing == nil && !a.anonymous {
+		return false, nil
+	}
+	return isPublic()
+}
+
+// MayRead is May of pulling, for the lists of package registry.
+func (a *Authority) MayRead(c Caller) func(db.RepoName, bool) (bool, error) {
+	if c.bearer { // whose access names the list, not what is on it
+		c.bearer = false
+	}
+	return func(repo db.RepoName, public bool) (bool, error) {
+		return a.May(c, repo, Pull, func() (bool, error) { return public, nil })
+	}
+}
+
+// MayMount is MayRead for a bearer of a token for whom it has to name the repository, too.
+func (a *Authority) MayMount(c Caller) func(db.RepoName, bool) (bool, error) {
+	return func(repo db.RepoName, public bool) (bool, error) {
+		return a.May(c, repo, Pull, func() (bool, error) { return public, nil })
+	}
+}
+
+// FromToken says whether it is a bearer token that keeps a caller from doing something in a repository: with another one
+// he might.
+func (c Caller) FromToken(repo db.RepoName, want Actions) bool {
+	return c.bearer && !accessTo(c.access, repo).has(want)
+}
+
+// IsAdmin says whether a caller may do everything, with nothing taken from him by a token.
+func (c Caller) IsAdmin() bool { return c.standing != nil && c.standing.Admin && c.isWhole() }
+
+// ReadsAll says whether a caller is an admin who may read, be it with a token.
+func (c Caller) ReadsAll() bool { return c.standing != nil && c.standing.Admin && !c.bearer }
+
+// IsUser says whether a caller is a user, with nothing taken from him by a token. Only such a one may change what he may
+// do otherwise: his password, his tokens.
+func (c Caller) IsUser() bool { return c.standing != nil && c.isWhole() }
+
+func (c Caller) isWhole() bool { return !c.bounded && (!c.bearer || mayManage(c.access)) }
+
+// effective is what a caller may do in a repository now, of what is asked for.
+func (a *Authority) effective(ctx context.Context, c Caller, reg *registry.Registry, repo db.RepoName, asked Actions) (got Actions, err error) {
+	for _, one := range []Actions{Pull, Create, Push, Delete} {
+		if asked&one == 0 {
+			continue
+		}
+		may, err := a.May(c, repo, one, func() (bool, error) { return reg.IsPublic(ctx, repo) })
+		if err != nil {
+			return 0, err
+		}
+		if may {
+			got |= one
+		}
+	}
+	return got, nil
+}

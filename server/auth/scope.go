@@ -1,0 +1,150 @@
+package auth
+
+import (
+	"slices"
+	"strings"
+
+	"registry/db"
+)
+
+// Access is an entry of what a bearer token lets its bearer do (distribution, "Docker Registry v2 Bearer token
+// specification", Resource Scope).
+type Access struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"`
+}
+
+// The types of resources that there are, and the names of those that are no repositories.
+const (
+	typeRepository = "repository"
+	typeRegistry   = "registry"
+	nameCatalog    = "catalog"
+	nameManagement = "management"
+	anyAction      = "*"
+)
+
+const (
+	maxScopes = 100     // of one request for a token
+	maxScope  = 4 << 10 // bytes of all
+)
+
+// ParseScopes reads the scopes that a client asks for: several, or several in one with spaces between them. What is not
+// well formed is left out, as is whatever the caller may not do: asking for too much is no error. Entries of the same
+// repository become one.
+func ParseScopes(texts []string) (scopes []Access) {
+	size := 0
+	for _, text := range texts {
+		if size += len(text); size > maxScope {
+			break
+		}
+		for field := range strings.FieldsSeq(text) {
+			if s, ok := parseScope(field); ok && len(scopes) < maxScopes {
+				scopes = addScope(scopes, s)
+			}
+		}
+	}
+	return scopes
+}
+
+func addScope(scopes []Access, s Access) []Access {
+	for i, have := range scopes {
+		if have.Type == s.Type && have.Name == s.Name {
+			for _, action := range s.Actions {
+				if !slices.Contains(have.Actions, action) {
+					scopes[i].Actions = append(scopes[i].Actions, action)
+				}
+			}
+			return scopes
+		}
+	}
+	return append(scopes, s)
+}
+
+// parseScope reads the form type:name:action,action. A name has no colon but the one before a port, which nothing here
+// has.
+func parseScope(s string) (a Access, ok bool) {
+	kind, rest, _ := strings.Cut(s, ":")
+	name, actions, found := strings.Cut(rest, ":")
+	if !found || strings.Contains(actions, ":") {
+		return Access{}, false
+	}
+	switch kind {
+	case typeRepository:
+		if _, err := db.ParseRepoName(name); err != nil {
+			return Access{}, false
+		}
+	case typeRegistry:
+		if name != nameCatalog && name != nameManagement {
+			return Access{}, false
+		}
+	default:
+		return Access{}, false
+	}
+	a = Access{Type: kind, Name: name}
+	for action := range strings.SplitSeq(actions, ",") {
+		if slices.Contains([]string{"pull", "push", "delete", anyAction}, action) && !slices.Contains(a.Actions, action) {
+			a.Actions = append(a.Actions, action)
+		}
+	}
+	return a, len(a.Actions) > 0
+}
+
+// String is the way back of parseScope.
+func (a Access) String() string {
+	return a.Type + ":" + a.Name + ":" + strings.Join(a.Actions, ",")
+}
+
+// bits is what actions of a scope stand for. Whoever may only create gets to push: the manifest's own check says what.
+func (a Access) bits() (actions Actions) {
+	for _, name := range a.Actions {
+		switch name {
+		case "pull":
+			actions |= Pull
+		case "push":
+			actions |= Create | Push
+		case "delete":
+			actions |= Delete
+		case anyAction:
+			actions |= Pull | Create | Push | Delete
+		}
+	}
+	return actions
+}
+
+// scopeNames is the way back of bits.
+func scopeNames(actions Actions) (names []string) {
+	if actions.has(Pull) {
+		names = append(names, "pull")
+	}
+	if actions&(Create|Push) != 0 {
+		names = append(names, "push")
+	}
+	if actions.has(Delete) {
+		names = append(names, "delete")
+	}
+	return names
+}
+
+// accessTo is what entries of a token let their bearer do in a repository.
+func accessTo(access []Access, repo db.RepoName) (actions Actions) {
+	for _, a := range access {
+		if a.Type == typeRepository && a.Name == string(repo) {
+			actions |= a.bits()
+		}
+	}
+	return actions
+}
+
+// MayList says whether a caller may ask for the catalog. What he may not read is not on it.
+func (c Caller) MayList() bool {
+	return c.LoggedIn && (!c.bearer || hasRegistry(c.access, nameCatalog))
+}
+
+func mayManage(access []Access) bool { return hasRegistry(access, nameManagement) }
+
+func hasRegistry(access []Access, name string) bool {
+	return slices.ContainsFunc(access, func(a Access) bool {
+		return a.Type == typeRegistry && a.Name == name && slices.Contains(a.Actions, anyAction)
+	})
+}

@@ -1,0 +1,353 @@
+package auth
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"registry/db"
+	"registry/server/registry"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// User is a user as others may see him.
+type User struct {
+	Name      string    `json:"name"`
+	Admin     bool      `json:"admin"`
+	Disabled  bool      `json:"disabled"`
+	Created   time.Time `json:"created"`
+	LastLogin time.Time `json:"lastLogin,omitzero"`
+}
+
+// reserved names would look like somebody or something else.
+var reserved = []string{"anonymous", "api", "auth", "library", "registry", "root", "system", "token", "v1", "v2"}
+
+const maxUserName = 64
+
+// CheckUserName says what is wrong with a name. It is a component of repository names, since they begin with it.
+func CheckUserName(name string) error {
+	if _, err := db.ParseRepoName(name); err != nil || strings.Contains(name, "/") || len(name) > maxUserName {
+		return fmt.Errorf("user name %.80q: want at most %d lower case letters and digits, joined by one of . _ __ -", name, maxUserName)
+	}
+	return nil
+}
+
+func checkNewName(name string) error {
+	if err := CheckUserName(name); err != nil {
+		return err
+	}
+	if slices.Contains(reserved, name) {
+		return fmt.Errorf("user name %q is reserved", name)
+	}
+	return nil
+}
+
+// newGeneration is a number that no user had before.
+func newGeneration() int64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return int64(binary.LittleEndian.Uint64(b[:]) >> 1)
+}
+
+// change runs fn in a transaction and writes to the audit who did it.
+func (a *Authority) change(ctx context.Context, by registry.Actor, action, detail string, fn func(*db.Tx) error) error {
+	err := a.db.Update(ctx, func(tx *db.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.Audit(db.Event{User: by.User, Address: by.Address, Action: action, Detail: detail})
+	})
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return registry.Missing.With(detail)
+	case errors.Is(err, db.ErrConflict):
+		return registry.Taken.With(detail)
+	}
+	return failed(err)
+}
+
+// invalid makes an error of what is wrong with a request.
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	return registry.RequestInvalid.With(err.Error())
+}
+
+// MayRegister says whether a caller may make a user of that kind.
+func (a *Authority) MayRegister(c Caller, admin bool) bool {
+	return c.IsAdmin() || a.registration && !admin
+}
+
+// CreateUser adds a user. RequestInvalid for a name or a password that cannot be; Taken if the name is, or if, unless
+// trusted, there are repositories in its namespace: they would be his.
+func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, password string, admin, trusted bool) error {
+	if err := errors.Join(checkNewName(name), CheckNewPassword(password)); err != nil {
+		return invalid(err)
+	}
+	hash, err := hashPassword(password)
+	if err != nil {
+		return failed(err)
+	}
+	return a.createUser(ctx, by, name, hash, admin, trusted)
+}
+
+func (a *Authority) createUser(ctx context.Context, by registry.Actor, name, hash string, admin, trusted bool) error {
+	return a.change(ctx, by, "create user", name, func(tx *db.Tx) error {
+		if !trusted {
+			has, err := tx.HasNamespace(name)
+			if err == nil && has {
+				err = db.ErrConflict
+			}
+			if err != nil {
+				return err
+			}
+		}
+		_, err := tx.CreateUser(db.User{Name: name, Password: hash, Admin: admin, Generation: newGeneration()})
+		return err
+	})
+}
+
+// ImportHtpasswd adds the users of a file of htpasswd's form with bcrypt hashes, which the first login of each replaces.
+// Those that exist stay as they are. It returns the names of those it added; nothing is added if a line is wrong.
+func (a *Authority) ImportHtpasswd(ctx context.Context, by registry.Actor, file io.Reader) (added []string, err error) {
+	type entry struct{ name, hash string }
+	var entries []entry
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, hash, _ := strings.Cut(line, ":")
+		if err := checkNewName(name); err != nil {
+			return nil, invalid(fmt.Errorf("line %d: %w", n, err))
+		}
+		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !isBcrypt(hash) {
+			return nil, invalid(fmt.Errorf("line %d: the password of %s is not hashed with bcrypt (htpasswd -B)", n, name))
+		}
+		entries = append(entries, entry{name, hash})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, invalid(err)
+	}
+	for _, e := range entries {
+		err := a.createUser(ctx, by, e.name, e.hash, false, true)
+		if registry.Taken.Is(err) {
+			continue
+		}
+		if err != nil {
+			return added, err
+		}
+		added = append(added, e.name)
+	}
+	return added, nil
+}
+
+// Users returns up to limit users after a name.
+func (a *Authority) Users(ctx context.Context, after string, limit int) (list []User, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) error {
+		users, err := tx.Users(after, limit)
+		for _, u := range users {
+			list = append(list, User{u.Name, u.Admin, u.Disabled, u.CreatedAt, u.LastLoginAt})
+		}
+		return err
+	})
+	return list, failed(err)
+}
+
+// update changes a user. What he was given before ends if ends is set.
+func (a *Authority) update(ctx context.Context, by registry.Actor, action, name string, ends bool, fn func(*db.User)) error {
+	return a.change(ctx, by, action, name, func(tx *db.Tx) error {
+		u, err := tx.User(name)
+		if err != nil {
+			return err
+		}
+		if fn(&u); ends {
+			u.Generation = newGeneration()
+		}
+		return tx.SaveUser(u)
+	})
+}
+
+// SetPassword changes a password. What the old one got its owner ends, but for his API tokens. Missing.
+func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, password string) error {
+	if err := CheckNewPassword(password); err != nil {
+		return invalid(err)
+	}
+	hash, err := hashPassword(password)
+	if err != nil {
+		return failed(err)
+	}
+	return a.update(ctx, by, "change password", name, true, func(u *db.User) { u.Password = hash })
+}
+
+// SetDisabled keeps a user out at once, or lets him in again. Missing.
+func (a *Authority) SetDisabled(ctx context.Context, by registry.Actor, name string, disabled bool) error {
+	action := "enable user"
+	if disabled {
+		action = "disable user"
+	}
+	return a.update(ctx, by, action, name, true, func(u *db.User) { u.Disabled = disabled })
+}
+
+// SetAdmin makes a user an admin, or one no more. Missing.
+func (a *Authority) SetAdmin(ctx context.Context, by registry.Actor, name string, admin bool) error {
+	action := "revoke admin"
+	if admin {
+		action = "grant admin"
+	}
+	return a.update(ctx, by, action, name, false, func(u *db.User) { u.Admin = admin })
+}
+
+// DeleteUser removes a user, with his tokens and grants but not his repositories. Missing.
+func (a *Authority) DeleteUser(ctx context.Context, by registry.Actor, name string) error {
+	return a.change(ctx, by, "remove user", name, func(tx *db.Tx) error {
+		u, err := tx.User(name)
+		if err != nil {
+			return err
+		}
+		return tx.DeleteUser(u)
+	})
+}
+
+// APIToken is a password for a program, as others may see it.
+type APIToken struct {
+	User     string    `json:"user"`
+	Name     string    `json:"name"`
+	Scopes   string    `json:"scopes"` // what it may do at most: rules with spaces between them
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires,omitzero"`
+	LastUsed time.Time `json:"lastUsed,omitzero"`
+}
+
+// CreateAPIToken makes a token and returns its text, which is kept nowhere. It lives for lifetime, without end if that is
+// 0. RequestInvalid, Missing if there is no such user, Taken if he has a token of that name.
+func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user, name, scopes string, lifetime time.Duration) (text string, err error) {
+	rules, err := ParseRules(scopes)
+	switch {
+	case err != nil:
+		return "", invalid(err)
+	case len(rules) == 0:
+		return "", invalid(errors.New("a token needs a scope, such as pull:**"))
+	case name == "" || len(name) > maxUserName || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "", invalid(fmt.Errorf("token name: want 1 to %d characters", maxUserName))
+	case lifetime < 0:
+		return "", invalid(errors.New("a token cannot live for less than no time"))
+	}
+	text = tokenPrefix + rand.Text() + rand.Text()
+	t := db.APIToken{User: user, Name: name, Hash: hashToken(text), Scopes: formatRules(rules)}
+	err = a.change(ctx, by, "create token", user+"/"+name+" "+t.Scopes, func(tx *db.Tx) error {
+		if lifetime > 0 {
+			t.ExpiresAt = tx.Now.Add(lifetime)
+		}
+		return tx.CreateAPIToken(t)
+	})
+	if err != nil {
+		return "", err
+	}
+	return text, nil
+}
+
+// APITokens returns the tokens of a user, those of all users for "".
+func (a *Authority) APITokens(ctx context.Context, user string) (list []APIToken, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) error {
+		tokens, err := tx.APITokens(user)
+		for _, t := range tokens {
+			list = append(list, APIToken{t.User, t.Name, t.Scopes, t.CreatedAt, t.ExpiresAt, t.LastUsedAt})
+		}
+		return err
+	})
+	return list, failed(err)
+}
+
+// DeleteAPIToken revokes a token, at once. Missing.
+func (a *Authority) DeleteAPIToken(ctx context.Context, by registry.Actor, user, name string) error {
+	return a.change(ctx, by, "revoke token", user+"/"+name, func(tx *db.Tx) error { return tx.DeleteAPIToken(user, name) })
+}
+
+// Grant is what a user, or a group written with an @ before it, may do in the repositories that a glob matches.
+type Grant struct {
+	Grantee    string    `json:"grantee"`
+	Repository string    `json:"repository"`
+	Actions    string    `json:"actions"`
+	Created    time.Time `json:"created"`
+}
+
+func checkGrantee(name string) error { return CheckUserName(strings.TrimPrefix(name, "@")) }
+
+// SetGrant gives somebody a right, in place of the one he has for the same glob. RequestInvalid, Missing.
+func (a *Authority) SetGrant(ctx context.Context, by registry.Actor, grantee string, rule Rule) error {
+	if err := errors.Join(checkGrantee(grantee), CheckGlob(rule.Repository)); err != nil {
+		return invalid(err)
+	}
+	return a.change(ctx, by, "grant", grantee+" "+rule.String(), func(tx *db.Tx) error {
+		return tx.SetGrant(db.Grant{Grantee: grantee, Repository: rule.Repository, Actions: int64(rule.Actions)})
+	})
+}
+
+// DeleteGrant takes a right back. Missing.
+func (a *Authority) DeleteGrant(ctx context.Context, by registry.Actor, grantee, repository string) error {
+	return a.change(ctx, by, "revoke", grantee+" "+repository, func(tx *db.Tx) error { return tx.DeleteGrant(grantee, repository) })
+}
+
+// Grants returns every grant.
+func (a *Authority) Grants(ctx context.Context) (list []Grant, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) error {
+		grants, err := tx.Grants()
+		for _, g := range grants {
+			list = append(list, Grant{g.Grantee, g.Repository, Actions(g.Actions).String(), g.CreatedAt})
+		}
+		return err
+	})
+	return list, failed(err)
+}
+
+// Member is a user in a group.
+type Member struct {
+	Group string `json:"group"`
+	User  string `json:"user"`
+}
+
+// AddMember puts a user into a group, which exists as long as it has members. RequestInvalid, Missing.
+func (a *Authority) AddMember(ctx context.Context, by registry.Actor, m Member) error {
+	if err := CheckUserName(m.Group); err != nil {
+		return invalid(err)
+	}
+	return a.change(ctx, by, "add member", m.Group+" "+m.User, func(tx *db.Tx) error { return tx.AddMember(db.Member(m)) })
+}
+
+// RemoveMember takes a user out of a group. Missing.
+func (a *Authority) RemoveMember(ctx context.Context, by registry.Actor, m Member) error {
+	return a.change(ctx, by, "remove member", m.Group+" "+m.User, func(tx *db.Tx) error { return tx.RemoveMember(db.Member(m)) })
+}
+
+// Members returns who is in which group.
+func (a *Authority) Members(ctx context.Context) (list []Member, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) error {
+		members, err := tx.Members()
+		for _, m := range members {
+			list = append(list, Member(m))
+		}
+		return err
+	})
+	return list, failed(err)
+}
+
+// RecordLogin writes a login to the audit, or one that failed.
+func (a *Authority) RecordLogin(ctx context.Context, by registry.Actor, action, detail string) {
+	err := a.db.Relaxed(ctx, func(tx *db.Tx) error {
+		return tx.Audit(db.Event{User: by.User, Address: by.Address, Action: action, Detail: detail})
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("a login could not be written to the audit", "err", err)
+	}
+}

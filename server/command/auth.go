@@ -1,0 +1,147 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"registry/server/auth"
+
+	"github.com/urfave/cli/v2"
+)
+
+func authFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "auth", EnvVars: env("auth"),
+			Usage: "who may do what, a `WORD`: none (everybody everything; the default on loopback) or token (users, see registry user --help)"},
+		&cli.StringFlag{Name: "anonymous", EnvVars: env("anonymous"), Value: "pull",
+			Usage: "what somebody may do who has not logged in, a `WORD`: pull (from public repositories) or none"},
+		&cli.StringFlag{Name: "registration", EnvVars: env("registration"), Value: "closed",
+			Usage: "who may make new users, a `WORD`: closed (admins) or open (everybody)"},
+		&cli.StringFlag{Name: "default-visibility", EnvVars: env("default-visibility"), Value: "private",
+			Usage: "of repositories that a push makes, a `WORD`: private or public"},
+		&cli.StringFlag{Name: "token-lifetime", EnvVars: env("token-lifetime", "JWT_LIFETIME_SECONDS"), Value: "5m",
+			Usage: "of bearer tokens, a `TIME` from 1m to 24h; a plain number counts seconds"},
+		&cli.StringFlag{Name: "jwt-secret", EnvVars: env("jwt-secret", "JWT_SECRET"),
+			Usage: "sign bearer tokens with this `SECRET` of at least 32 bytes instead of a key from the database"},
+		&cli.StringFlag{Name: "jwt-secret-file", EnvVars: env("jwt-secret-file", "JWT_SECRET_FILE"), Usage: "read --jwt-secret from a `FILE`"},
+		&cli.StringFlag{Name: "admin-password-file", EnvVars: env("admin-password-file"),
+			Usage: "`FILE` with the password of the user admin, who is made at the first start; without it he gets one that is printed once"},
+		&cli.DurationFlag{Name: "audit-keep", EnvVars: env("audit-keep"), Value: 90 * 24 * time.Hour, DefaultText: "2160h",
+			Usage: "remember for this `TIME` who did what"},
+	}
+}
+
+const minSecret = 32 // bytes
+
+// authOptions reads the flags about users.
+func (s *settings) authOptions(opt *serveOptions) (err error) {
+	switch word := s.String("auth"); word {
+	case "":
+	case "none":
+		opt.open = true
+	case "token":
+		opt.open, opt.users = true, true
+	default:
+		return usagef("--auth %q is unknown; it may be: none, token", word)
+	}
+	if opt.auth.Anonymous, err = s.either("anonymous", "pull", "none"); err != nil {
+		return err
+	}
+	if opt.auth.Registration, err = s.either("registration", "open", "closed"); err != nil {
+		return err
+	}
+	if opt.auth.TokenLifetime, err = s.tokenLifetime(); err != nil {
+		return err
+	}
+	secret, err := s.secret("jwt-secret")
+	if err != nil {
+		return err
+	}
+	if secret != "" && len(secret) < minSecret {
+		return usagef("--jwt-secret has %d bytes; whoever guesses it may do everything, so it needs at least %d", len(secret), minSecret)
+	}
+	if secret != "" {
+		opt.auth.Secret = []byte(secret)
+	}
+	if opt.admin, err = readSecret("admin-password-file", s.String("admin-password-file")); err != nil || opt.admin == "" {
+		return err
+	}
+	if err := auth.CheckNewPassword(opt.admin); err != nil {
+		return usagef("--admin-password-file: %w", err)
+	}
+	return nil
+}
+
+// either reads a flag that has one of two values, and says whether it is the first.
+func (s *settings) either(name, yes, no string) (bool, error) {
+	switch word := s.String(name); word {
+	case yes, no:
+		return word == yes, nil
+	default:
+		return false, usagef("--%s %q is unknown; it may be: %s, %s", name, word, yes, no)
+	}
+}
+
+func (s *settings) defaultVisibility() (public bool, err error) {
+	return s.either("default-visibility", "public", "private")
+}
+
+func (s *settings) tokenLifetime() (time.Duration, error) {
+	text := s.String("token-lifetime")
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		d, err = time.ParseDuration(text + "s")
+	}
+	if err != nil || d < time.Minute || d > 24*time.Hour {
+		return 0, usagef("--token-lifetime %q is not a time from 1m to 24h", text)
+	}
+	return d, nil
+}
+
+// secret reads a flag or the file that another flag names in its place.
+func (s *settings) secret(name string) (string, error) {
+	value, file := s.String(name), s.String(name+"-file")
+	if value != "" && file != "" {
+		return "", usagef("--%s and --%s-file both say it: one is enough", name, name)
+	}
+	if file == "" {
+		return value, nil
+	}
+	return readSecret(name+"-file", file)
+}
+
+// readSecret reads a file without the newline that an editor left at its end.
+func readSecret(flag, file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", usagef("--%s: %w", flag, err)
+	}
+	secret := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	if secret == "" {
+		return "", usagef("--%s: %s is empty", flag, file)
+	}
+	return secret, nil
+}
+
+// startAuth prepares the users. The password of an admin that it makes is printed this one time, to the terminal or
+// whatever reads what the server prints, and not logged.
+func (p *Program) startAuth(ctx context.Context, opened *Opened, opt serveOptions, log *slog.Logger) (*auth.Authority, error) {
+	opt.auth.Log = log
+	a := opened.Auth(opt.auth)
+	made, err := a.Start(ctx, opt.admin)
+	if err != nil {
+		return nil, err
+	}
+	if made != "" && opt.admin == "" {
+		fmt.Fprintf(p.Stderr, "\nThe first start made the user %s with the password\n\n    %s\n\nIt is not shown again. Change it with: registry user passwd %s\n\n",
+			auth.FirstAdmin, made, auth.FirstAdmin)
+	}
+	return a, nil
+}

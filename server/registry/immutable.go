@@ -1,0 +1,82 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	"registry/db"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+// ImmutableRule says which tags never point at anything else than they do: those that match the glob Tag in
+// repositories that match the glob Repository.
+type ImmutableRule = db.ImmutableRule
+
+// ImmutableRules returns every rule.
+func (r *Registry) ImmutableRules(ctx context.Context) (rules []ImmutableRule, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { rules, err = tx.ImmutableRules(); return err })
+	if err != nil {
+		return nil, AsError(err)
+	}
+	return rules, nil
+}
+
+// AddImmutableRule adds a rule for tags that are there and tags to come. RuleInvalid if a glob is malformed.
+func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) error {
+	for _, glob := range []string{rule.Repository, rule.Tag} {
+		if glob == "" || len(glob) > maxGlob || !doublestar.ValidatePattern(glob) {
+			return RuleInvalid.With(fmt.Sprintf("%.80q is not a glob", glob))
+		}
+	}
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		if err := tx.AddImmutableRule(rule); err != nil {
+			return err
+		}
+		return r.audit(tx, "immutable", "", rule.Repository+":"+rule.Tag)
+	})
+	return unknown(err, RuleUnknown, nil)
+}
+
+// maxGlob bounds what is matched against, in bytes.
+const maxGlob = 512
+
+// DeleteImmutableRule removes a rule. RuleUnknown.
+func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) error {
+	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		if err := tx.DeleteImmutableRule(rule); err != nil {
+			return err
+		}
+		return r.audit(tx, "mutable", "", rule.Repository+":"+rule.Tag)
+	})
+	return unknown(err, RuleUnknown, rule.Repository+":"+rule.Tag)
+}
+
+// refuseImmutable returns TagImmutable, with the rule as its detail, if there is one for any of the tags.
+func refuseImmutable[T ~string](tx *db.Tx, repo RepoName, tags ...T) error {
+	rules, err := tx.ImmutableRules()
+	if err != nil || len(tags) == 0 {
+		return err
+	}
+	for _, rule := range rules {
+		if !doublestar.MatchUnvalidated(rule.Repository, string(repo)) {
+			continue
+		}
+		for _, tag := range tags {
+			if doublestar.MatchUnvalidated(rule.Tag, string(tag)) {
+				return TagImmutable.With(fmt.Sprintf("tag %s cannot be changed: the rule %s:%s makes it immutable", tag, rule.Repository, rule.Tag))
+			}
+		}
+	}
+	return nil
+}
+
+// setTag points a tag at a manifest. If it points at another one it has to be neither immutable nor kept.
+func (r *Registry) setTag(tx *db.Tx, repo RepoName, tag Tag, m db.Manifest, keep bool) error {
+	return tx.SetTagIf(m.RepositoryID, tag, m.ID, func() error {
+		if keep {
+			return Denied.With(fmt.Sprintf("tag %s exists, and moving it needs the right to push", tag))
+		}
+		return refuseImmutable(tx, repo, tag)
+	})
+}

@@ -1,0 +1,91 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"registry/server/auth"
+	"registry/server/registry"
+)
+
+// maxTokenForm bounds the body of a request for a token, in bytes.
+const maxTokenForm = 64 << 10
+
+// getToken answers with a bearer token (distribution, "Token Authentication Specification"): for the user of Basic
+// authentication, or, without it, for somebody who has not logged in.
+func (s *Server) getToken(w *recorder, r *http.Request) error {
+	q := r.URL.Query()
+	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), peer(r))
+	if err != nil {
+		return s.refuseLogin(w, r, err)
+	}
+	return s.writeToken(w, r, caller, q["scope"], q.Get("offline_token") == "true")
+}
+
+// postToken is getToken in the form of OAuth 2.0 (distribution, "Docker Registry v2 authentication using OAuth2"; RFC 6749
+// sections 4.3 and 6).
+func (s *Server) postToken(w *recorder, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
+	if err := r.ParseForm(); err != nil {
+		return registry.RequestInvalid.With("want a form of at most 64 KiB")
+	}
+	f := r.PostForm
+	var caller auth.Caller
+	var err error
+	switch grant := f.Get("grant_type"); grant {
+	case "password":
+		caller, err = s.cfg.Auth.Login(r.Context(), f.Get("username"), f.Get("password"), peer(r))
+	case "refresh_token":
+		caller, err = s.cfg.Auth.Refresh(r.Context(), f.Get("refresh_token"))
+	case "":
+		caller, err = s.cfg.Auth.Authenticate(r.Context(), authorization(r), peer(r))
+	default:
+		return registry.RequestInvalid.With("grant_type may be password or refresh_token")
+	}
+	if err != nil {
+		return s.refuseLogin(w, r, err)
+	}
+	offline := f.Get("access_type") == "offline" || f.Get("offline_token") == "true" || f.Get("grant_type") == "refresh_token"
+	return s.writeToken(w, r, caller, f["scope"], offline)
+}
+
+// refuseLogin answers and records that somebody did not get in.
+func (s *Server) refuseLogin(w *recorder, r *http.Request, err error) error {
+	if registry.Unauthorized.Is(err) {
+		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{Address: peer(r).String()}, "login refused", "")
+		w.Header().Set("Www-Authenticate", `Basic realm="`+auth.Service+`"`)
+	}
+	return err
+}
+
+func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, scopes []string, refresh bool) error {
+	w.caller = caller
+	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, auth.ParseScopes(scopes), refresh)
+	if err != nil {
+		return err
+	}
+	if caller.Name != "" && len(scopes) == 0 {
+		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: peer(r).String()}, "login", "")
+	}
+	var granted []string
+	for _, a := range t.Scopes {
+		granted = append(granted, a.String())
+	}
+	body, err := json.Marshal(struct {
+		Token     string `json:"token"`
+		Access    string `json:"access_token"`
+		Type      string `json:"token_type"`
+		ExpiresIn int    `json:"expires_in"` // seconds
+		IssuedAt  string `json:"issued_at"`
+		Scope     string `json:"scope"`
+		Refresh   string `json:"refresh_token,omitempty"`
+	}{t.Token, t.Token, "Bearer", int(t.ExpiresIn.Seconds()), t.IssuedAt.Format(time.RFC3339), strings.Join(granted, " "), t.Refresh})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store") // RFC 6749 section 5.1
+	writeBody(w, r, http.StatusOK, "application/json", body)
+	return nil
+}
