@@ -86,7 +86,7 @@ func TestUpgrade(t *testing.T) {
 	fresh := filepath.Join(t.TempDir(), "fresh.db")
 	dbtest.OpenAt(t, fresh, nil)
 	const common = `
-		INSERT INTO repositories VALUES (1, 'a', 10), (2, 'b', 20);
+		INSERT INTO repositories (id, name, created_at) VALUES (1, 'a', 10), (2, 'b', 20);
 		INSERT INTO blobs (id, digest, size, generation, created_at) VALUES (1, x'010000000000000000000000000000000000000000000000000000000000000000', 5, 'g', 30);
 		INSERT INTO repository_blobs VALUES (2, 1, 40);
 		INSERT INTO manifests VALUES (7, 2, x'010000000000000000000000000000000000000000000000000000000000000000', 'm', 2, 50, 50, x'7b7d');
@@ -95,6 +95,8 @@ func TestUpgrade(t *testing.T) {
 	content := map[int]string{
 		1: common + `INSERT INTO manifest_blobs VALUES (7, 1);`,
 		2: common + `INSERT INTO manifest_blobs VALUES (7, 1, 2); UPDATE blobs SET verified_at = 30; UPDATE uploads SET created_at = 70;`,
+		3: common + `INSERT INTO manifest_blobs VALUES (7, 1, 2); UPDATE blobs SET verified_at = 30; UPDATE uploads SET created_at = 70;
+			INSERT INTO usage (repository_id) VALUES (1); INSERT INTO usage (repository_id, manifests, blobs, alone) VALUES (2, 2, 5, 5);`,
 	}
 	for version, rows := range content {
 		path := oldDatabase(t, version, rows)
@@ -105,6 +107,10 @@ func TestUpgrade(t *testing.T) {
 		}
 		got := query(t, path, `SELECT repository_id, blob_id FROM manifest_blobs UNION ALL SELECT verified_at, damaged_at FROM blobs UNION ALL SELECT created_at, size FROM uploads`)
 		if want := []string{"2|1|", "30|0|", "70|3|"}; !slices.Equal(got, want) {
+			t.Errorf("version %d: %q, want %q", version, got, want)
+		}
+		got = query(t, path, `SELECT name, public FROM repositories UNION ALL SELECT id, owner FROM uploads`)
+		if want := []string{"a|0|", "b|0|", "u||"}; !slices.Equal(got, want) { // nothing is public that was not said to be
 			t.Errorf("version %d: %q, want %q", version, got, want)
 		}
 		got = query(t, path, `SELECT * FROM usage ORDER BY repository_id`)
