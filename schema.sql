@@ -264,7 +264,7 @@ CREATE TABLE immutable_tags (
     PRIMARY KEY (repository, tag)
 ) STRICT, WITHOUT ROWID;
 
--- Who did what, and from where. Rows go by age.
+-- Who did what, and from where. Rows go by age, but never the last, so that no id is used twice.
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
     at         INTEGER NOT NULL,

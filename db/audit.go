@@ -37,20 +37,35 @@ func (tx *Tx) Events(f EventFilter, limit int) (list []Event, err error) {
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	err = tx.rows(`SELECT id, at, user, address, action, repository, detail FROM audit
-		WHERE id < ? AND at >= ? AND ? IN ('', user) AND ? IN ('', action) AND ? IN ('', repository) ORDER BY id DESC LIMIT ?`,
-		[]any{before, whenever(f.Since), f.User, f.Action, string(f.Repository), limit}, func(r *sql.Rows) error {
-			var e Event
-			var at int64
-			err := r.Scan(&e.ID, &at, &e.User, &e.Address, &e.Action, &e.Repository, &e.Detail)
-			e.At = fromMicros(at)
-			list = append(list, e)
-			return err
-		})
+	return tx.events(`WHERE id < ? AND at >= ? AND ? IN ('', user) AND ? IN ('', action) AND ? IN ('', repository) ORDER BY id DESC LIMIT ?`,
+		before, whenever(f.Since), f.User, f.Action, string(f.Repository), limit)
+}
+
+// EventsAfter returns up to limit events after an id, in order.
+func (tx *Tx) EventsAfter(id int64, limit int) ([]Event, error) {
+	return tx.events(`WHERE id > ? ORDER BY id LIMIT ?`, id, limit)
+}
+
+// LastEvent returns the id of the latest event, 0 if there is none.
+func (tx *Tx) LastEvent() (id int64, err error) {
+	err = tx.row(`SELECT coalesce(max(id), 0) FROM audit`, nil, &id)
+	return id, err
+}
+
+func (tx *Tx) events(where string, args ...any) (list []Event, err error) {
+	err = tx.rows(`SELECT id, at, user, address, action, repository, detail FROM audit `+where, args, func(r *sql.Rows) error {
+		var e Event
+		var at int64
+		err := r.Scan(&e.ID, &at, &e.User, &e.Address, &e.Action, &e.Repository, &e.Detail)
+		e.At = fromMicros(at)
+		list = append(list, e)
+		return err
+	})
 	return list, err
 }
 
-// PruneEvents removes up to limit events from before a time, and returns how many.
+// PruneEvents removes up to limit events from before a time, and returns how many. The last one stays, so that no id is
+// used twice.
 func (tx *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
-	return tx.run(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? ORDER BY at LIMIT ?)`, micros(before), limit)
+	return tx.run(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? AND id < (SELECT max(id) FROM audit) ORDER BY at LIMIT ?)`, micros(before), limit)
 }

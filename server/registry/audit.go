@@ -63,6 +63,33 @@ func (r *Registry) pruneAudit(ctx context.Context) error {
 	return nil
 }
 
+// auditLog copies what is written to the audit to the log, whatever process wrote it.
+type auditLog struct {
+	last  int64 // event that is in the log
+	began bool
+}
+
+// follow logs what came since the last time. The first time nothing did.
+func (a *auditLog) follow(ctx context.Context, r *Registry) error {
+	const batch = 1000
+	last, err := db.Ask(ctx, r.db, db.Question{What: "audit"}, (*db.Tx).LastEvent)
+	if !a.began {
+		a.began, a.last = err == nil, last
+	}
+	for err == nil && a.last < last {
+		var list []db.Event
+		err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) { list, err = tx.EventsAfter(a.last, batch); return err })
+		for _, e := range list {
+			r.log.Info("audit", "at", e.At, "user", e.User, "address", e.Address, "action", e.Action, "repository", e.Repository, "detail", e.Detail)
+			a.last = e.ID
+		}
+		if len(list) < batch {
+			break
+		}
+	}
+	return err
+}
+
 // Event is something that somebody did.
 type Event struct {
 	ID         int64     `json:"id"` // grows

@@ -187,13 +187,14 @@ func (r *Registry) findOne(ctx context.Context, some []db.StoredBlob) error {
 }
 
 // Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire, keeps a reserve for a full
-// disk and copies changes to the journal beside the blobs.
+// disk, copies changes to the journal beside the blobs, and what is written to the audit to the log.
 func (r *Registry) Maintain(ctx context.Context) {
 	expire, export := time.NewTicker(min(time.Minute, r.uploadTimeout)), time.NewTicker(r.journalEvery)
 	defer expire.Stop()
 	defer export.Stop()
 	r.expire(ctx)
 	var exportErr error
+	var audit auditLog
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,6 +207,9 @@ func (r *Registry) Maintain(ctx context.Context) {
 				r.log.Error("the journal beside the blobs is behind", "err", err)
 			}
 			exportErr = err
+			if err := audit.follow(ctx, r); err != nil && ctx.Err() == nil {
+				r.log.Error("the audit cannot be read", "err", err)
+			}
 		}
 	}
 }

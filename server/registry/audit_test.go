@@ -1,0 +1,171 @@
+package registry_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"registry/server/registry"
+)
+
+// lines is a log that is read while it is written.
+type lines struct {
+	sync.Mutex
+	b bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.Lock()
+	defer l.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) with(text string) (list []string) {
+	l.Lock()
+	defer l.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, text) {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// TestAudit: what somebody changes is remembered with it, what fails or is nobody's is not, and whoever keeps a server on
+// the database has it in the log, each event once.
+func TestAudit(t *testing.T) {
+	var log lines
+	f := newFixture(t, func(c *registry.Config) {
+		c.JournalEvery, c.AuditKeep, c.Log = 5*time.Millisecond, time.Hour, slog.New(slog.NewTextHandler(&log, nil))
+	})
+	f.put("a", "nobody", image(f.blob("a", "config")))
+	stop := maintain(f.Registry)
+	f.Registry = f.As(registry.Actor{User: "alice", Address: "192.0.2.1"})
+	pushes := 0
+	for deadline := time.Now().Add(10 * time.Second); len(log.with("msg=audit")) == 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		f.put("a", fmt.Sprint("v", pushes), image(f.blob("a", "config"))) // the first ones may come before the server looks
+		pushes++
+	}
+	if err := f.DeleteTag(t.Context(), "a", "v0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.DeleteTag(t.Context(), "a", "v0"); err == nil {
+		t.Fatal("a tag was deleted twice")
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(log.with("action=delete")) == 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	for i, line := range log.with("msg=audit") {
+		if !strings.Contains(line, "user=alice address=192.0.2.1") || strings.Count(strings.Join(log.with("msg=audit"), ""), "detail=\"v"+fmt.Sprint(i)) > 1 {
+			t.Errorf("logged: %s", line)
+		}
+	}
+	if n := len(log.with("action=delete")); n != 1 {
+		t.Errorf("%d deletions logged, want 1", n)
+	}
+	events, err := f.Audit(t.Context(), registry.EventFilter{}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(events) != pushes+1 || events[0].Action != "delete" || events[0].Detail != "v0" || events[1].Action != "push" {
+		t.Errorf("audit: %+v, want %d pushes and a deletion", events, pushes)
+	}
+	f.pass(2 * time.Hour)
+	f.put("a", "later", image(f.blob("a", "config")))
+	defer maintain(f.Registry)()
+	for deadline := time.Now().Add(10 * time.Second); len(events) != 1 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if events, err = f.Audit(t.Context(), registry.EventFilter{}, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(events) != 1 || !strings.HasPrefix(events[0].Detail, "later") {
+		t.Errorf("audit after its time: %+v, want the last push", events)
+	}
+}
+
+// maintain runs Maintain until stop is called.
+func maintain(r *registry.Registry) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); r.Maintain(ctx) }()
+	return func() { cancel(); <-done }
+}
+
+// TestUploadsAreTheirOwners: an upload session is there for whoever began it, before and after it has a row.
+func TestUploadsAreTheirOwners(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.As(registry.Actor{User: "alice"}), f.As(registry.Actor{User: "bob"})
+	for _, settled := range []bool{false, true} {
+		u, err := alice.StartUpload(t.Context(), "a", "sha256")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if settled {
+			f.SettleUploads(t.Context())
+		}
+		_, status := bob.UploadStatus(t.Context(), "a", u.ID)
+		_, patch := bob.AppendUpload(t.Context(), "a", u.ID, chunk("bob's"))
+		_, put := bob.FinishUpload(t.Context(), "a", u.ID, "sha256:0", chunk("bob's"))
+		for what, err := range map[string]error{"status": status, "patch": patch, "put": put, "cancel": bob.CancelUpload(t.Context(), "a", u.ID)} {
+			if !registry.BlobUploadUnknown.Is(err) {
+				t.Errorf("%s of another's upload, settled %v: %v", what, settled, err)
+			}
+		}
+		if _, err := alice.AppendUpload(t.Context(), "a", u.ID, chunk("alice's")); err != nil {
+			t.Errorf("her own upload, settled %v: %v", settled, err)
+		}
+	}
+}
+
+// TestTagsThatDoNotMove: an immutable tag is pushed again with what it points at, and with nothing else; whoever may only
+// create moves no tag. All or nothing, through whatever call.
+func TestTagsThatDoNotMove(t *testing.T) {
+	f := newFixture(t)
+	one, other := image(f.blob("team/app", "one")), image(f.blob("team/app", "other"))
+	first := f.put("team/app", "v1", one)
+	second := f.put("team/app", "", other)
+	f.put("team/app", "latest", one)
+	if err := f.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "team/**", Tag: "v*"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "team/**", Tag: "["}); !registry.RuleInvalid.Is(err) {
+		t.Errorf("a rule that is no glob: %v", err)
+	}
+	content, mediaType := encode(other)
+	put := func(keep bool, tags ...registry.Tag) error {
+		_, err := f.PutManifest(t.Context(), "team/app", registry.Put{Ref: registry.Reference{Digest: second.Digest}, Tags: tags, MediaType: mediaType, Content: content, KeepTags: keep})
+		return err
+	}
+	_, copied := f.Copy(t.Context(), "team/app", registry.Reference{Digest: second.Digest}, "team/app", []registry.Tag{"v1"}, false)
+	for what, err := range map[string]error{
+		"push": put(false, "v1"), "push with others": put(false, "new", "v1"), "copy": copied,
+		"delete": f.DeleteTag(t.Context(), "team/app", "v1"), "delete by digest": f.DeleteManifest(t.Context(), "team/app", first.Digest),
+	} {
+		if !registry.TagImmutable.Is(err) || !strings.Contains(err.Error(), "team/**:v*") {
+			t.Errorf("%s of an immutable tag: %v", what, err)
+		}
+	}
+	if err := put(true, "fresh", "latest"); !registry.Denied.Is(err) {
+		t.Errorf("moving a tag with the right to create: %v", err)
+	}
+	if err := put(true, "fresh"); err != nil {
+		t.Errorf("a new tag with the right to create: %v", err)
+	}
+	f.put("team/app", "v1", one)
+	f.put("other/app", "v1", image(f.blob("other/app", "one")))
+	f.put("other/app", "v1", image(f.blob("other/app", "other")))
+	for ref, want := range map[registry.Tag]string{"v1": string(first.Digest), "latest": string(first.Digest), "fresh": string(second.Digest)} {
+		if m, err := f.StatManifest(t.Context(), "team/app", registry.Reference{Tag: ref}); err != nil || string(m.Digest) != want {
+			t.Errorf("%s is %v, %v; want %s", ref, m.Digest, err, want)
+		}
+	}
+	if _, err := f.StatManifest(t.Context(), "team/app", tag("new")); !registry.ManifestUnknown.Is(err) {
+		t.Errorf("a tag of a refused push: %v", err)
+	}
+}
