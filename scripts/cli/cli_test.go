@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   exits,
 			"serve":   serve,
-			"stop":    stop,
+			"end":     end,
 			"logged":  logged,
 			"answers": answers,
 			"push":    push,
@@ -99,8 +99,8 @@ func environment(ts *testscript.TestScript) []string {
 	return strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
 }
 
-// stop NAME ends a server, which has to end well.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+// end NAME ends a server, which has to end well. Not stop: testscript has that, and it ends the script.
+func end(ts *testscript.TestScript, neg bool, args []string) {
 	p := ts.Value(servers{}).(map[string]*process)[args[0]]
 	ts.Check(p.Process.Signal(syscall.SIGTERM))
 	if code, err := p.wait(); neg || err != nil || code != 0 {
