@@ -14,7 +14,7 @@ import (
 var layers = [][]string{
 	{"registry/db", "registry/blobs"},
 	{"registry/server/registry"},
-	{"registry/server/auth"},
+	{"registry/server/auth", "registry/server/certs"},
 	{"registry/server"},
 	{"registry/server/command"},
 	{"registry"},
