@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -18,13 +17,13 @@ func (s *Server) authorize(w *recorder, r *http.Request) error {
 	if s.cfg.Auth == nil {
 		return nil
 	}
-	address := peer(r)
+	address := s.clientAddress(r)
 	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), address)
 	if err != nil {
 		return s.challenge(w, r, err)
 	}
 	w.caller = caller
-	w.registry = s.registry.As(registry.Actor{User: caller.Name, Address: address.String()})
+	w.registry = s.registry.As(registry.Actor{User: caller.Name, Address: addressText(address)})
 	may, err := s.mayUse(w, r)
 	switch {
 	case err != nil:
@@ -107,11 +106,11 @@ func (w *recorder) scope() string {
 	return ""
 }
 
-// serveMetrics answers with figures, which say how much is stored and how it is used. With users they are for admins and
-// for programs on this machine.
+// serveMetrics answers with figures, which say how much is stored and how it is used. With users they are for admins: a
+// proxy on this machine that nobody said to trust makes everybody a neighbour.
 func (s *Server) serveMetrics(w *recorder, r *http.Request) error {
-	if s.cfg.Auth != nil && !peer(r).IsLoopback() {
-		caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), peer(r))
+	if s.cfg.Auth != nil {
+		caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 		if err == nil && !caller.ReadsAll() {
 			err = registry.Unauthorized.With(nil)
 		}
@@ -138,21 +137,10 @@ func (a access) actions() auth.Actions {
 	return auth.All // nobody has it by accident
 }
 
-// peer is the address at the other end of the connection.
-func peer(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
+// addressText is an address for the audit.
+func addressText(address netip.Addr) string {
+	if !address.IsValid() {
+		return "unix" // a socket of this machine
 	}
-	address, _ := netip.ParseAddr(host)
-	return address.Unmap()
-}
-
-// origin is where clients reach this server.
-func (s *Server) origin(r *http.Request) string {
-	scheme := "http://"
-	if r.TLS != nil {
-		scheme = "https://"
-	}
-	return scheme + r.Host
+	return address.String()
 }

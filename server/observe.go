@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -200,9 +199,9 @@ func (s *Server) logRequest(w *recorder, r *http.Request, received int64, took t
 	if !s.log.Enabled(r.Context(), level) {
 		return
 	}
-	address, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		address = r.RemoteAddr
+	address := r.RemoteAddr // of a socket that is not TCP
+	if client := s.clientAddress(r); client.IsValid() {
+		address = client.String()
 	}
 	s.log.LogAttrs(r.Context(), level, "request",
 		slog.String("id", w.id), slog.String("method", methodLabel(r.Method)), slog.String("route", w.label()),

@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 )
 
 // observed sends a request through observe to a handler, and returns what is logged.
@@ -70,20 +68,5 @@ func TestRequestLog(t *testing.T) {
 	if len(line.ID) != 16 || line.Method != "GET" || line.Route != "tags" || line.Repository != "a/b" || line.Address != "2001:db8::1" ||
 		line.Status != 200 || line.Bytes != 4 || strings.Contains(log, "hunter2") || strings.Contains(log, "[2J") {
 		t.Error(log)
-	}
-}
-
-// A pair that does not fit stays in use as it was, and is reported once, however many handshakes there are.
-func TestBrokenCertificateIsLoggedOnce(t *testing.T) {
-	var b bytes.Buffer
-	c := &certificate{certFile: "missing.pem", keyFile: "missing.pem", log: slog.New(slog.NewTextHandler(&b, nil)), pair: &tls.Certificate{}}
-	for range 3 {
-		c.checked = time.Time{}
-		if pair, err := c.get(nil); pair == nil || err != nil {
-			t.Error(pair, err)
-		}
-	}
-	if n := strings.Count(b.String(), "\n"); n != 1 {
-		t.Errorf("%d lines: %s", n, &b)
 	}
 }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -23,23 +21,21 @@ const (
 	slack         = 8 << 20          // bytes
 )
 
-func (s *Server) prepareHTTP() error {
+// Certificates is where a server's certificate comes from. Package certs has what there is.
+type Certificates interface {
+	Config() *tls.Config // for the listener
+	// Run renews what Config gives. It returns nil when ctx has ended, or before that an error that ends the server.
+	Run(ctx context.Context) error
+}
+
+func (s *Server) prepareHTTP() {
 	s.http = &http.Server{
 		Handler: s.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAlive, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	if (s.cfg.TLSCert == "") != (s.cfg.TLSKey == "") {
-		return errors.New("TLS needs both a certificate and a key")
+	if s.cfg.TLS != nil {
+		s.http.TLSConfig = s.cfg.TLS.Config()
 	}
-	if s.cfg.TLSCert == "" {
-		return nil
-	}
-	c := &certificate{certFile: s.cfg.TLSCert, keyFile: s.cfg.TLSKey, log: s.log}
-	if err := c.load(); err != nil {
-		return err
-	}
-	s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}
-	return nil
 }
 
 // Serve answers requests on ln, which it closes, until ctx ends. Then it is no longer ready, lets the requests under way
@@ -57,7 +53,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if err := s.serveDebug(work, &background); err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	if s.cfg.TLS != nil {
+		background.Go(func() {
+			if err := s.cfg.TLS.Run(work); err != nil {
+				failed <- err
+			}
+		})
+	}
 	background.Go(func() {
 		if s.http.TLSConfig != nil {
 			failed <- s.http.ServeTLS(ln, "", "")
@@ -160,65 +163,4 @@ func (s *Server) serveDebug(ctx context.Context, background *sync.WaitGroup) err
 	background.Go(func() { <-ctx.Done(); profiles.Close() })
 	s.log.Info("profiles are served", "address", ln.Addr().String())
 	return nil
-}
-
-// certificate is a pair of files that somebody else renews.
-type certificate struct {
-	certFile, keyFile string
-	log               *slog.Logger
-
-	mu      sync.Mutex
-	pair    *tls.Certificate
-	stamp   string
-	trouble string // what was last logged
-	checked time.Time
-}
-
-const certificateCheck = time.Second
-
-// get returns the pair of the files as they are now, looking at most once a second. If they do not fit, as between the
-// writing of one and the other, the old pair stays in use.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.checked) < certificateCheck {
-		return c.pair, nil
-	}
-	c.checked = time.Now()
-	before := c.pair
-	err := c.load()
-	switch {
-	case err == nil && c.pair != before:
-		c.trouble = ""
-		c.log.Info("TLS certificate reloaded")
-	case err != nil && err.Error() != c.trouble:
-		c.trouble = err.Error() // once, not at every handshake
-		c.log.Error("TLS certificate is not usable, the old one stays in use", "err", err)
-	}
-	return c.pair, nil
-}
-
-// load reads the files if they are not those in use. c.mu is held, or nobody else has c yet.
-func (c *certificate) load() error {
-	stamp, err := c.stampOfFiles()
-	if err != nil || stamp == c.stamp {
-		return err
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		return err
-	}
-	c.pair, c.stamp = &pair, stamp
-	return nil
-}
-
-func (c *certificate) stampOfFiles() (stamp string, err error) {
-	for _, name := range []string{c.certFile, c.keyFile} {
-		info, err := os.Stat(name)
-		if err != nil {
-			return "", err
-		}
-		stamp += fmt.Sprintf("%d %d ", info.ModTime().UnixNano(), info.Size())
-	}
-	return stamp, nil
 }

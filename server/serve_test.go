@@ -3,18 +3,20 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"registry/server"
+	"registry/server/certs"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -110,51 +112,43 @@ func TestDrainEnds(t *testing.T) {
 	}
 }
 
-func TestCertificateIsReloaded(t *testing.T) {
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writeCertificate(t, cert, key, "first")
-	s := newServer(t, func(cfg *server.Config) { cfg.TLSCert, cfg.TLSKey = cert, key })
-	address, stop := serve(t, s)
-	name := func() string {
-		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+// failing is a source of certificates that has none in the end.
+type failing struct{ server.Certificates }
+
+func (failing) Run(context.Context) error { return errors.New("no certificate") }
+
+// Serve waits for the work on certificates, and ends when that fails.
+func TestCertificatesEndServe(t *testing.T) {
+	own, err := certs.NewOwn(certs.OwnConfig{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := name(); got != "first" {
-		t.Error(got)
+	s := newServer(t, func(cfg *server.Config) { cfg.TLS = failing{own} })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	writeFile(t, key, "broken")
-	if got := name(); got != "first" {
-		t.Error("a broken pair is in use:", got)
-	}
-	writeCertificate(t, cert, key, "second")
-	for deadline := time.Now().Add(20 * time.Second); name() != "second"; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the new pair is not in use")
-		}
-	}
-	if err := stop(); err != nil {
+	if err := s.Serve(t.Context(), ln); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Error(err)
-	}
-	if _, err := server.New(server.Config{TLSCert: cert}); err == nil {
-		t.Error("a certificate without a key was accepted")
 	}
 }
 
 // Over TLS the same things hold on HTTP/2.
 func TestHTTP2(t *testing.T) {
 	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writeCertificate(t, cert, key, "x")
-	s := newServer(t, func(cfg *server.Config) {
-		cfg.TLSCert, cfg.TLSKey, cfg.BodyIdleTimeout = cert, key, 200*time.Millisecond
-	})
+	own, err := certs.NewOwn(certs.OwnConfig{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, func(cfg *server.Config) { cfg.TLS, cfg.BodyIdleTimeout = own, 200*time.Millisecond })
 	address, stop := serve(t, s)
-	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	ca, err := certs.Authority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots}}
 	c := &client{t, "https://" + address, &http.Client{Transport: transport}}
 	content := strings.Repeat("0123456789", 300_000)
 	blob := "/v2/a/blobs/" + digest.FromString(content).String()

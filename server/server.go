@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,10 +28,12 @@ type Config struct {
 	MaxManifest     int64           // bytes; 4 MiB
 	BodyIdleTimeout time.Duration   // without a byte in or out; 1 minute
 	DrainTimeout    time.Duration   // for requests under way when the server stops; 30 s
-	TLSCert, TLSKey string          // files, read again when they change; "" serves plain HTTP
-	DebugAddr       string          // where pprof listens; "" nowhere
-	Version         string          // for the metric of the build
-	OnReady         func()          // called when requests are being answered
+	TLS             Certificates    // nil: plain HTTP
+	ExternalURL     string          // scheme://host[:port] by which clients know the server; "": what a request says
+	TrustedProxies  []netip.Prefix
+	DebugAddr       string // where pprof listens; "" nowhere
+	Version         string // for the metric of the build
+	OnReady         func() // called when requests are being answered
 }
 
 const (
@@ -55,7 +58,7 @@ type Server struct {
 	closed   atomic.Bool
 }
 
-// New makes a server. It reads the TLS files, and fails if they do not fit.
+// New makes a server. It starts nothing.
 func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -72,7 +75,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, registry: cfg.Registry, log: cfg.Log, closing: make(chan struct{})}
 	s.metrics = newMetrics(s)
 	s.handler = s.router()
-	return s, s.prepareHTTP()
+	s.prepareHTTP()
+	return s, nil
 }
 
 // Handler answers everything the server answers, without a listener.

@@ -17,7 +17,7 @@ const maxTokenForm = 64 << 10
 // authentication, or, without it, for somebody who has not logged in.
 func (s *Server) getToken(w *recorder, r *http.Request) error {
 	q := r.URL.Query()
-	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), peer(r))
+	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 	if err != nil {
 		return s.refuseLogin(w, r, err)
 	}
@@ -36,11 +36,11 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 	var err error
 	switch grant := f.Get("grant_type"); grant {
 	case "password":
-		caller, err = s.cfg.Auth.Login(r.Context(), f.Get("username"), f.Get("password"), peer(r))
+		caller, err = s.cfg.Auth.Login(r.Context(), f.Get("username"), f.Get("password"), s.clientAddress(r))
 	case "refresh_token":
 		caller, err = s.cfg.Auth.Refresh(r.Context(), f.Get("refresh_token"))
 	case "":
-		caller, err = s.cfg.Auth.Authenticate(r.Context(), authorization(r), peer(r))
+		caller, err = s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 	default:
 		return registry.RequestInvalid.With("grant_type may be password or refresh_token")
 	}
@@ -54,7 +54,7 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 // refuseLogin answers and records that somebody did not get in.
 func (s *Server) refuseLogin(w *recorder, r *http.Request, err error) error {
 	if registry.Unauthorized.Is(err) {
-		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{Address: peer(r).String()}, "login refused", "")
+		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{Address: addressText(s.clientAddress(r))}, "login refused", "")
 		w.Header().Set("Www-Authenticate", `Basic realm="`+auth.Service+`"`)
 	}
 	return err
@@ -67,7 +67,7 @@ func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, sc
 		return err
 	}
 	if caller.Name != "" && len(scopes) == 0 {
-		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: peer(r).String()}, "login", "")
+		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: addressText(s.clientAddress(r))}, "login", "")
 	}
 	var granted []string
 	for _, a := range t.Scopes {

@@ -44,13 +44,11 @@ func addressFlags() []cli.Flag {
 		&cli.StringFlag{Name: "host", EnvVars: env("host", "OCI_REGISTRY_URL"), Usage: "`HOST` in place of the one in --addr"},
 		&cli.StringFlag{Name: "port", Aliases: []string{"p"}, EnvVars: env("port", "OCI_REGISTRY_PORT"),
 			Usage: "`PORT` in place of the one in --addr"},
-		&cli.StringFlag{Name: "tls-cert", EnvVars: env("tls-cert"), Usage: "PEM `FILE` with the certificate chain: serve HTTPS"},
-		&cli.StringFlag{Name: "tls-key", EnvVars: env("tls-key"), Usage: "PEM `FILE` with the key of the certificate"},
 	}
 }
 
 func serveFlags() []cli.Flag {
-	flags := slices.Concat(locationFlags(), addressFlags(), authFlags())
+	flags := slices.Concat(locationFlags(), addressFlags(), tlsFlags(), certificateFlags(), proxyFlags(), authFlags())
 	return append(flags,
 		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
 		allowSparseFlag(),
@@ -159,7 +157,7 @@ func rebuildFlags() []cli.Flag {
 }
 
 func healthcheckFlags() []cli.Flag {
-	return append(addressFlags(), &cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
+	return append(slices.Concat(addressFlags(), tlsFlags()), &cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
 }
 
 func jsonFlag() []cli.Flag {

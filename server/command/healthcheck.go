@@ -17,7 +17,7 @@ func (p *Program) healthcheck(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
-	cert, _, err := s.tls()
+	kind, err := s.tlsKind()
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (p *Program) healthcheck(ctx context.Context, s *settings) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return ask(ctx, serverURL(reachable(address), cert != "")+"/readyz")
+	return ask(ctx, serverURL(reachable(address), kind != tlsNone)+"/readyz")
 }
 
 // reachable turns the address a server listens on into one that can be dialled.

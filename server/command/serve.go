@@ -25,6 +25,7 @@ type serveOptions struct {
 	auth     auth.Config
 	admin    string // password of the first admin, "" for one at random
 	location Location
+	tls      tlsOptions
 	registry registry.Config
 	server   server.Config
 	jobs     []job
@@ -60,9 +61,12 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		}
 	}
 	reg := opened.Registry
+	if opt.server.TLS, err = opt.tls.open(log); err != nil {
+		return err
+	}
 	opt.server.Registry, opt.server.Version = reg, p.build().Version
 	opt.server.OnReady = func() {
-		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLSCert != ""),
+		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLS != nil),
 			"db", absolute(opt.location.DB), "blobs", absolute(opt.location.Blobs), "version", opt.server.Version)
 		notify(log, daemon.SdNotifyReady)
 	}
@@ -123,7 +127,10 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if opt.jobs, err = s.jobs(); err != nil {
 		return opt, err
 	}
-	opt.server, err = s.serverConfig()
+	if opt.server, err = s.serverConfig(); err != nil {
+		return opt, err
+	}
+	opt.tls, err = s.tlsOptions(opt)
 	return opt, err
 }
 
@@ -167,7 +174,10 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 			return cfg, usagef("--debug-addr %s: the profiler shows the server's memory and is only for loopback", cfg.DebugAddr)
 		}
 	}
-	cfg.TLSCert, cfg.TLSKey, err = s.tls()
+	if cfg.ExternalURL, err = s.externalURL(); err != nil {
+		return cfg, err
+	}
+	cfg.TrustedProxies, err = s.trustedProxies()
 	return cfg, err
 }
 

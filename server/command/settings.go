@@ -268,15 +268,6 @@ func (s *settings) address() (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// tls is the certificate and its key, which go together.
-func (s *settings) tls() (cert, key string, err error) {
-	cert, key = s.String("tls-cert"), s.String("tls-key")
-	if (cert == "") != (key == "") {
-		return "", "", usagef("--tls-cert and --tls-key belong together: one is missing")
-	}
-	return cert, key, nil
-}
-
 // size reads a number of bytes such as 4MiB.
 func (s *settings) size(name string) (int64, error) {
 	n, err := humanize.ParseBytes(s.String(name))

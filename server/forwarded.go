@@ -1,0 +1,251 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// What proxies in front of the server say about a request: who sent it, and by which name the server was called. Anybody
+// can send these headers, so nothing in them counts unless the peer is a trusted proxy.
+
+// clientAddress returns the address of who sent the request: the peer, or for a trusted peer the last address on the way
+// that is not one of a trusted proxy. It is not valid if the peer has none, as on a Unix socket.
+func (s *Server) clientAddress(r *http.Request) netip.Addr {
+	address := peerAddress(r)
+	if !s.trusts(address) {
+		return address
+	}
+	for _, hop := range slices.Backward(hopsOf(r.Header)) {
+		sender, ok := parseHop(hop.sender)
+		if !ok {
+			break
+		}
+		if address = sender; !s.trusts(address) {
+			break
+		}
+	}
+	return address
+}
+
+// origin returns scheme://host[:port] of this server as the client sees it, without a port that goes without saying. The
+// host consists of letters, digits, dots and dashes or is an IPv6 address in brackets: an origin may be put in quotes. A
+// request that says something else gets the address that it came in by.
+func (s *Server) origin(r *http.Request) string {
+	if s.cfg.ExternalURL != "" {
+		return s.cfg.ExternalURL
+	}
+	seen := hop{scheme: "http", host: r.Host}
+	if r.TLS != nil {
+		seen.scheme = "https"
+	}
+	if s.trusts(peerAddress(r)) {
+		seen = s.outermost(r.Header).or(seen)
+	}
+	host, port, ok := ParseHost(seen.host)
+	if !ok {
+		host, port = localAddress(r)
+	} else if port == "" {
+		port = seen.port
+	}
+	return joinOrigin(seen.scheme, host, port)
+}
+
+// ParseExternalURL returns the origin that a URL is. It has nothing else: no path, no query, no user.
+func ParseExternalURL(raw string) (origin string, err error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return "", errors.New("not a URL such as https://registry.example:5000")
+	}
+	if u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(raw, "#") {
+		return "", errors.New("more than scheme, host and port")
+	}
+	host, port, ok := ParseHost(u.Host)
+	if !ok {
+		return "", fmt.Errorf("%q is not a valid host", u.Host)
+	}
+	return joinOrigin(u.Scheme, host, port), nil
+}
+
+// ParseHost takes HOST or HOST:PORT apart, an IPv6 address being in brackets before and after. Of what is ok nothing has a
+// meaning in a shell, a path, a URL or a header, but brackets in a shell.
+func ParseHost(s string) (host, port string, ok bool) {
+	host, port = s, ""
+	if at := strings.LastIndexByte(s, ':'); at > strings.LastIndexByte(s, ']') {
+		host, port = s[:at], s[at+1:]
+		if !isPort(port) {
+			return "", "", false
+		}
+	}
+	if inside, found := strings.CutPrefix(host, "["); found {
+		address, err := netip.ParseAddr(strings.TrimSuffix(inside, "]"))
+		return host, port, err == nil && strings.HasSuffix(inside, "]") && address.Is6() && address.Zone() == ""
+	}
+	return host, port, isName(host)
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0 && strconv.FormatUint(n, 10) == s
+}
+
+// isName says whether a host is a DNS name or an IPv4 address.
+func isName(host string) bool { return len(host) <= 253 && namePattern.MatchString(host) }
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+
+func joinOrigin(scheme, host, port string) string {
+	if port == "" || scheme == "http" && port == "80" || scheme == "https" && port == "443" {
+		return scheme + "://" + host
+	}
+	return scheme + "://" + host + ":" + port
+}
+
+// localAddress is the one the request came in by, as a host and a port.
+func localAddress(r *http.Request) (host, port string) {
+	if address, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		if host, port, ok := ParseHost((&net.TCPAddr{IP: address.IP, Port: address.Port}).String()); ok {
+			return host, port
+		}
+	}
+	return "localhost", ""
+}
+
+func peerAddress(r *http.Request) netip.Addr {
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return peer.Addr().Unmap().WithZone("")
+}
+
+func (s *Server) trusts(address netip.Addr) bool {
+	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(address) })
+}
+
+// hop is what a proxy says of a request it passes on: who sent it, and for what. Fields it does not say are empty; scheme
+// is http or https.
+type hop struct{ sender, scheme, host, port string }
+
+// or fills what h does not say.
+func (h hop) or(other hop) hop {
+	h.scheme = cmp.Or(h.scheme, other.scheme)
+	if h.host == "" {
+		h.host, h.port = other.host, cmp.Or(h.port, other.port)
+	}
+	return h
+}
+
+// outermost is what the trusted proxy says that the client spoke to.
+func (s *Server) outermost(header http.Header) (out hop) {
+	for _, h := range slices.Backward(hopsOf(header)) {
+		out = h.or(out)
+		if sender, ok := parseHop(h.sender); !ok || !s.trusts(sender) {
+			break
+		}
+	}
+	return out
+}
+
+// hopsOf are what the proxies in the way say, the nearest last: in X-Forwarded-* if there is one of them, else in
+// Forwarded (RFC 7239).
+func hopsOf(header http.Header) []hop {
+	name := func(what string) string { return "X-Forwarded-" + what }
+	if !slices.ContainsFunc([]string{"For", "Proto", "Host", "Port"}, func(what string) bool { return len(header[name(what)]) > 0 }) {
+		return parseForwarded(header.Values("Forwarded"))
+	}
+	var hops []hop
+	for _, sender := range list(header[name("For")]) {
+		hops = append(hops, hop{sender: sender})
+	}
+	if len(hops) == 0 {
+		hops = make([]hop, 1)
+	}
+	// Most proxies set the others, and do not add to them. Of several the last is that of the proxy that is trusted.
+	last := &hops[len(hops)-1]
+	last.scheme, last.host = scheme(lastOf(header[name("Proto")])), lastOf(header[name("Host")])
+	if port := lastOf(header[name("Port")]); isPort(port) {
+		last.port = port
+	}
+	return hops
+}
+
+// list splits a header at its commas.
+func list(values []string) (items []string) {
+	for _, v := range values {
+		for item := range strings.SplitSeq(v, ",") {
+			items = append(items, strings.TrimSpace(item))
+		}
+	}
+	return items
+}
+
+func lastOf(values []string) string {
+	if items := list(values); len(items) > 0 {
+		return items[len(items)-1]
+	}
+	return ""
+}
+
+// parseForwarded reads Forwarded. A quote that is not closed could swallow what a proxy has added, so then nothing counts.
+func parseForwarded(values []string) (hops []hop) {
+	all := strings.Join(values, ",")
+	if strings.Count(all, `"`)%2 != 0 { // escapes do not count: no address and no host needs one
+		return nil
+	}
+	for _, element := range splitUnquoted(all, ',') {
+		var h hop
+		for _, pair := range splitUnquoted(element, ';') {
+			name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+			value = strings.Trim(value, `"`)
+			switch strings.ToLower(name) {
+			case "for":
+				h.sender = value
+			case "proto":
+				h.scheme = scheme(value)
+			case "host":
+				h.host = value
+			}
+		}
+		hops = append(hops, h)
+	}
+	return hops
+}
+
+// splitUnquoted splits at the separators that are not in quotes.
+func splitUnquoted(s string, separator rune) []string {
+	quoted := false
+	var parts []string
+	begin := 0
+	for i, r := range s {
+		switch {
+		case r == '"':
+			quoted = !quoted
+		case r == separator && !quoted:
+			parts = append(parts, s[begin:i])
+			begin = i + 1
+		}
+	}
+	return append(parts, s[begin:])
+}
+
+// parseHop reads an address as proxies write it, with or without a port. What hides behind a word is not known.
+func parseHop(s string) (netip.Addr, bool) {
+	if withPort, err := netip.ParseAddrPort(s); err == nil {
+		return withPort.Addr().Unmap().WithZone(""), true
+	}
+	address, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	return address.Unmap().WithZone(""), err == nil
+}
+
+func scheme(s string) string {
+	if s = strings.ToLower(s); s == "http" || s == "https" {
+		return s
+	}
+	return ""
+}
