@@ -32,7 +32,7 @@ go_tools() {
 # leave_workspace stops what still runs and removes the directory, mounts first.
 leave_workspace() {
 	local pid
-	for pid in "${daemons[@]}"; do stop_pid "$pid"; done
+	for pid in "${daemons[@]}" $(cat "$work"/tls/*.pid 2>/dev/null); do stop_pid "$pid"; done
 	[ ! -f "$work/registry.pid" ] || stop_pid "$(cat "$work/registry.pid")"
 	unmount_below "$work"
 	rm -rf "$work"
