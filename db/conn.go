@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -36,13 +37,16 @@ func (c *conn) stmt(query string) (*sqlx.Stmt, error) {
 	if s := c.statements[query]; s != nil {
 		return s, nil
 	}
-	s, err := c.PreparexContext(context.Background(), query)
+	s, err := c.PreparexContext(context.Background(), planOnce(query))
 	if err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", query, wrap(err))
 	}
 	c.statements[query] = s
 	return s, nil
 }
+
+// planOnce hides from SQLite that a limit is a parameter. It would plan for its value, anew whenever one is bound.
+func planOnce(query string) string { return strings.ReplaceAll(query, "LIMIT ?", "LIMIT +?") }
 
 func (c *conn) exec(query string) error {
 	s, err := c.stmt(query)

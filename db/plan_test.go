@@ -81,7 +81,7 @@ const digestOfNothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991
 
 func plan(t *testing.T, c *conn, query string) (steps []string) {
 	t.Helper()
-	rows, err := c.QueryContext(context.Background(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+	rows, err := c.QueryContext(context.Background(), "EXPLAIN QUERY PLAN "+planOnce(query), make([]any, strings.Count(query, "?"))...)
 	if err != nil {
 		t.Fatal(query, err)
 	}

@@ -9,8 +9,8 @@ import (
 // Referrer is a manifest as its subject lists it.
 type Referrer struct {
 	Digest       digest.Digest
-	ArtifactType string
-	Descriptor   []byte // JSON, as the referrers API answers with
+	ArtifactType string // not read by Referrers
+	Descriptor   string // JSON, as the referrers API answers with
 }
 
 // PutReferrer lists a manifest under its subject, which need not exist.
@@ -26,7 +26,7 @@ func (tx *Tx) PutReferrer(m Manifest, subject digest.Digest, r Referrer) error {
 	_, err = tx.run(`
 		INSERT INTO referrers (manifest_id, repository_id, subject, digest, artifact_type, descriptor) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (manifest_id) DO UPDATE SET artifact_type = excluded.artifact_type, descriptor = excluded.descriptor`,
-		m.ID, m.RepositoryID, packedSubject, packed, r.ArtifactType, string(r.Descriptor))
+		m.ID, m.RepositoryID, packedSubject, packed, r.ArtifactType, r.Descriptor)
 	return err
 }
 
@@ -43,7 +43,7 @@ func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType strin
 			return nil, err
 		}
 	}
-	query := `SELECT f.digest, f.artifact_type, f.descriptor FROM repositories r JOIN referrers f ON f.repository_id = r.id
+	query := `SELECT f.digest, f.descriptor FROM repositories r JOIN referrers f ON f.repository_id = r.id
 		WHERE r.name = ? AND f.subject = ? AND f.digest > ?`
 	args := []any{string(repo), packed, after}
 	if artifactType != "" {
@@ -51,8 +51,8 @@ func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType strin
 	}
 	err = tx.rows(query+` ORDER BY f.digest LIMIT ?`, append(args, limit), func(r *sql.Rows) error {
 		var f Referrer
-		var packed []byte
-		if err := r.Scan(&packed, &f.ArtifactType, &f.Descriptor); err != nil {
+		var packed sql.RawBytes
+		if err := r.Scan(&packed, &f.Descriptor); err != nil {
 			return err
 		}
 		f.Digest, err = unpackDigest(packed)

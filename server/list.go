@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"registry/server/registry"
 
@@ -116,13 +117,7 @@ func (s *Server) getReferrers(w *recorder, r *http.Request, t target) error {
 	if page.More {
 		linkNext(w.Header(), r, p, page.Last)
 	}
-	body := []byte(`{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[`)
-	for i, d := range page.Descriptors {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, d...)
-	}
-	writeBody(w, r, http.StatusOK, v1.MediaTypeImageIndex, append(body, "]}"...))
+	body := `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[` + strings.Join(page.Descriptors, ",") + "]}"
+	writeBody(w, r, http.StatusOK, v1.MediaTypeImageIndex, []byte(body))
 	return nil
 }

@@ -102,7 +102,7 @@ func fill(ctx context.Context, path string, n int) error {
 			return err
 		}
 		descriptor := fmt.Appendf(nil, `{"mediaType":%q,"digest":%q,"size":%d}`, m.MediaType, m.Digest, len(m.Content))
-		return tx.PutReferrer(m, subject, db.Referrer{Digest: m.Digest, ArtifactType: "application/vnd.bench", Descriptor: descriptor})
+		return tx.PutReferrer(m, subject, db.Referrer{Digest: m.Digest, ArtifactType: "application/vnd.bench", Descriptor: string(descriptor)})
 	})
 	return errors.Join(f.err, d.Close())
 }

@@ -163,7 +163,7 @@ const maxReferrersBytes = 4 << 20
 
 // Referrers is a page of the manifests that have a subject.
 type Referrers struct {
-	Descriptors [][]byte // each a JSON object
+	Descriptors []string // each a JSON object
 	Last        string   // Page.Last of the next page
 	More        bool
 }
@@ -212,7 +212,7 @@ func (page *Referrers) fill(list []db.Referrer) {
 
 // taggedReferrers returns the descriptors that clients keep under the fallback tag of a subject and that the registry
 // does not list by itself, as long as their manifests are there.
-func taggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactType string) (list [][]byte, err error) {
+func taggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactType string) (list []string, err error) {
 	index, err := tx.TaggedManifest(repo, referrersTag(subject))
 	if errors.Is(err, db.ErrNotFound) || err == nil && !isIndex(index.MediaType) {
 		return nil, nil
@@ -238,7 +238,7 @@ func taggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactTy
 			return nil, err
 		}
 		if err == nil && !listed {
-			list = append(list, raw)
+			list = append(list, string(raw))
 		}
 	}
 	return list, nil

@@ -92,7 +92,7 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id i
 	if err != nil {
 		return 0, err
 	}
-	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: doc.artifactType, Descriptor: desc})
+	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: doc.artifactType, Descriptor: string(desc)})
 }
 
 // holder makes a manifest hold what it refers to, and collects what the client has to send first.

@@ -642,7 +642,7 @@ func (f *fixture) referrers(repo registry.RepoName, subject digest.Digest, artif
 		}
 		for _, raw := range r.Descriptors {
 			var d v1.Descriptor
-			if err := json.Unmarshal(raw, &d); err != nil {
+			if err := json.Unmarshal([]byte(raw), &d); err != nil {
 				f.t.Fatal(err)
 			}
 			list = append(list, d)
