@@ -21,6 +21,9 @@ import (
 // stagedDir holds uploads under way, in the same file system as what they become.
 const stagedDir = "uploads"
 
+// filePerm is the mode of a file that openFile makes.
+const filePerm = 0o600
+
 // DirOptions changes what OpenDir accepts.
 type DirOptions struct {
 	AllowNetwork bool // a network file system, where a sync may not mean what it says
@@ -127,11 +130,14 @@ func (d *Dir) Stage(ctx context.Context, id string, offset int64) (Stage, error)
 	if err != nil {
 		return nil, err
 	}
-	flags := os.O_WRONLY
 	if offset == 0 {
-		flags |= os.O_CREATE
+		f, err := openFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+		if err != nil {
+			return nil, translate(err)
+		}
+		return &dirStage{f: f}, nil
 	}
-	f, err := os.OpenFile(path, flags, 0o600)
+	f, err := openFile(path, os.O_WRONLY)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -265,7 +271,7 @@ func (d *Dir) Open(ctx context.Context, name Name) (File, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	f, err := openFile(path)
+	f, err := openFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil, Info{}, translate(err)
 	}

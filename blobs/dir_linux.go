@@ -24,10 +24,10 @@ func startWriteBack(f *os.File, offset, length, window int64) error {
 	return err
 }
 
-// openFile is os.Open without the four system calls by which that finds out that a regular file cannot be waited for.
-func openFile(path string) (*os.File, error) {
+// openFile is os.OpenFile without the four system calls by which that finds out that a regular file cannot be waited for.
+func openFile(path string, flags int) (*os.File, error) {
 	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, filePerm)
 		if err == nil {
 			return os.NewFile(uintptr(fd), path), nil
 		}

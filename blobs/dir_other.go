@@ -10,7 +10,7 @@ import (
 // startWriteBack does nothing where the kernel cannot be asked: the sync at the end takes longer.
 func startWriteBack(*os.File, int64, int64, int64) error { return nil }
 
-func openFile(path string) (*os.File, error) { return os.Open(path) }
+func openFile(path string, flags int) (*os.File, error) { return os.OpenFile(path, flags, filePerm) }
 
 func moveNew(from, to string) error { return lookAndMove(from, to) }
 

@@ -43,7 +43,7 @@ func (d *Dir) publish(from, to string, size int64) (Info, error) {
 }
 
 func syncFile(path string, size int64) (Info, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := openFile(path, os.O_RDWR)
 	if err != nil {
 		return Info{}, err
 	}
