@@ -112,7 +112,11 @@ func (tx *Tx) found(repositoryID int64, d digest.Digest, hold func(manifestID in
 	if err != nil {
 		return err
 	}
-	holders, err := tx.ints(`DELETE FROM missing_references WHERE repository_id = ? AND digest = ? RETURNING manifest_id`, repositoryID, packed)
+	// Nearly always there are none, and to ask costs a fraction of a DELETE ... RETURNING.
+	holders, err := tx.ints(`SELECT manifest_id FROM missing_references WHERE repository_id = ? AND digest = ?`, repositoryID, packed)
+	if len(holders) > 0 && err == nil {
+		_, err = tx.run(`DELETE FROM missing_references WHERE repository_id = ? AND digest = ?`, repositoryID, packed)
+	}
 	for _, holder := range holders {
 		if err == nil {
 			err = hold(holder)
