@@ -89,17 +89,34 @@ type RepositoryInfo struct {
 	LastPush        time.Time
 }
 
-// RepositoryInfos is Repositories with figures.
-func (tx *Tx) RepositoryInfos(last string, limit int) (infos []RepositoryInfo, err error) {
-	err = tx.rows(`
+const repositoryInfos = `
 		SELECT name, public,
 		       (SELECT count(*) FROM tags WHERE repository_id = r.id),
 		       (SELECT count(*) FROM manifests WHERE repository_id = r.id),
 		       (SELECT blobs + manifests FROM usage WHERE repository_id = r.id),
 		       (SELECT max(pushed_at) FROM manifests WHERE repository_id = r.id)
 		FROM repositories r
-		WHERE name > ? AND EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id)
-		ORDER BY name LIMIT ?`, []any{last, limit}, func(r *sql.Rows) error {
+		WHERE EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id) `
+
+// RepositoryInfos is Repositories with figures.
+func (tx *Tx) RepositoryInfos(last string, limit int) ([]RepositoryInfo, error) {
+	return tx.repositoryInfos(repositoryInfos+`AND name > ? ORDER BY name LIMIT ?`, last, limit)
+}
+
+// RepositoryInfo is what RepositoryInfos says of one. ErrNotFound if it has no manifest.
+func (tx *Tx) RepositoryInfo(name RepoName) (RepositoryInfo, error) {
+	infos, err := tx.repositoryInfos(repositoryInfos+`AND name = ?`, string(name))
+	if err == nil && len(infos) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return RepositoryInfo{}, err
+	}
+	return infos[0], nil
+}
+
+func (tx *Tx) repositoryInfos(query string, args ...any) (infos []RepositoryInfo, err error) {
+	err = tx.rows(query, args, func(r *sql.Rows) error {
 		var i RepositoryInfo
 		var pushed int64
 		err := r.Scan(&i.Name, &i.Public, &i.Tags, &i.Manifests, &i.Bytes, &pushed)

@@ -11,11 +11,20 @@ import (
 
 // ImmutableRule says which tags never point at anything else than they do: those that match the glob Tag in
 // repositories that match the glob Repository.
-type ImmutableRule = db.ImmutableRule
+type ImmutableRule struct {
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+}
 
 // ImmutableRules returns every rule.
 func (r *Registry) ImmutableRules(ctx context.Context) (rules []ImmutableRule, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) { rules, err = tx.ImmutableRules(); return err })
+	err = r.db.View(ctx, func(tx *db.Tx) error {
+		list, err := tx.ImmutableRules()
+		for _, rule := range list {
+			rules = append(rules, ImmutableRule(rule))
+		}
+		return err
+	})
 	if err != nil {
 		return nil, AsError(err)
 	}
@@ -30,7 +39,7 @@ func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) err
 		}
 	}
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
-		if err := tx.AddImmutableRule(rule); err != nil {
+		if err := tx.AddImmutableRule(db.ImmutableRule(rule)); err != nil {
 			return err
 		}
 		return r.audit(tx, "immutable", "", rule.Repository+":"+rule.Tag)
@@ -44,7 +53,7 @@ const maxGlob = 512
 // DeleteImmutableRule removes a rule. RuleUnknown.
 func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) error {
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
-		if err := tx.DeleteImmutableRule(rule); err != nil {
+		if err := tx.DeleteImmutableRule(db.ImmutableRule(rule)); err != nil {
 			return err
 		}
 		return r.audit(tx, "mutable", "", rule.Repository+":"+rule.Tag)

@@ -79,32 +79,41 @@ func (r *Registry) Repositories(ctx context.Context, p Page) (names []string, mo
 
 // RepositoriesFor is Repositories for somebody who may not see all of them.
 func (r *Registry) RepositoriesFor(ctx context.Context, p Page, mayRead func(repo RepoName, public bool) (bool, error)) (names []string, more bool, err error) {
+	return listFor(ctx, r, p, mayRead, func(_ *db.Tx, repo RepoName) (string, error) { return string(repo), nil })
+}
+
+// listFor is a page of what item makes of the repositories that somebody may read.
+func listFor[T any](ctx context.Context, r *Registry, p Page, mayRead func(RepoName, bool) (bool, error), item func(*db.Tx, RepoName) (T, error)) (items []T, more bool, err error) {
 	const batch = 1000
 	last := p.Last
-	names, more, err = paged(p, func(_ string, limit int) (seen []string, err error) {
-		for err == nil && len(seen) < limit {
-			var list []db.Visibility
-			err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) {
-				list, err = tx.Visibilities(last, batch)
+	items, more, err = paged(p, func(_ string, limit int) (seen []T, err error) {
+		for end := false; err == nil && !end; {
+			err = r.db.View(ctx, func(tx *db.Tx) error {
+				list, err := tx.Visibilities(last, batch)
+				end = len(list) < batch
+				for _, v := range list {
+					last = string(v.Repository)
+					may, mayErr := mayRead(v.Repository, v.Public)
+					if !may || mayErr != nil {
+						err = errors.Join(err, mayErr)
+						continue
+					}
+					one, itemErr := item(tx, v.Repository)
+					err = errors.Join(err, itemErr)
+					if seen = append(seen, one); len(seen) == limit {
+						end = true
+						break
+					}
+				}
 				return err
 			})
-			for _, v := range list {
-				may, mayErr := mayRead(v.Repository, v.Public)
-				if may {
-					seen = append(seen, string(v.Repository))
-				}
-				err, last = errors.Join(err, mayErr), string(v.Repository)
-			}
-			if len(list) < batch {
-				break
-			}
 		}
-		return seen[:min(len(seen), limit)], err
+		return seen, err
 	})
 	if err != nil {
 		return nil, false, AsError(err)
 	}
-	return names, more, nil
+	return items, more, nil
 }
 
 // IsPublic says whether a repository is public. One that does not exist is not.
@@ -155,6 +164,14 @@ func (r *Registry) RepositoryInfos(ctx context.Context, p Page) (infos []Reposit
 		return err
 	})
 	return infos, more, unknown(err, NameUnknown, nil)
+}
+
+// RepositoryInfosFor is RepositoryInfos for somebody who may not see all of them.
+func (r *Registry) RepositoryInfosFor(ctx context.Context, p Page, mayRead func(repo RepoName, public bool) (bool, error)) ([]RepositoryInfo, bool, error) {
+	return listFor(ctx, r, p, mayRead, func(tx *db.Tx, repo RepoName) (RepositoryInfo, error) {
+		info, err := tx.RepositoryInfo(repo)
+		return RepositoryInfo(info), err
+	})
 }
 
 // maxReferrersBytes bounds a page of referrers, whose descriptors carry annotations of any length: clients refuse
