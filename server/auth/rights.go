@@ -126,6 +126,15 @@ func allowed(rules []Rule, repo db.RepoName) (actions Actions) {
 	return actions
 }
 
+// InNamespace says whether all that a glob matches is in the namespace of a user.
+func InNamespace(user, glob string) bool {
+	at := strings.IndexAny(glob, `*?[{\`)
+	if at < 0 {
+		return owns(user, db.RepoName(glob))
+	}
+	return strings.HasPrefix(glob[:at], user+"/")
+}
+
 // owns says whether a repository is in the namespace of a user.
 func owns(user string, repo db.RepoName) bool {
 	rest, ok := strings.CutPrefix(string(repo), user)
@@ -162,7 +171,11 @@ func (c Caller) limits(repo db.RepoName) Actions {
 		limits = allowed(c.bounds, repo)
 	}
 	if c.bearer {
-		limits &= accessTo(c.access, repo)
+		from := accessTo(c.access, repo)
+		if mayManage(c.access) {
+			from |= Admin // and nothing of what the repository has
+		}
+		limits &= from
 	}
 	return limits
 }
@@ -213,6 +226,10 @@ func (c Caller) ReadsAll() bool { return c.standing != nil && c.standing.Admin &
 // IsUser says whether a caller is a user, with nothing taken from him by a token. Only such a one may change what he may
 // do otherwise: his password, his tokens.
 func (c Caller) IsUser() bool { return c.standing != nil && c.isWhole() }
+
+// FromNarrowToken says whether a caller came with a bearer token that is not good for managing: with another one he might
+// do more.
+func (c Caller) FromNarrowToken() bool { return c.bearer && !mayManage(c.access) }
 
 func (c Caller) isWhole() bool { return !c.bounded && (!c.bearer || mayManage(c.access)) }
 

@@ -141,6 +141,12 @@ func (c Caller) MayList() bool {
 	return c.LoggedIn && (!c.bearer || hasRegistry(c.access, nameCatalog))
 }
 
+// MayBrowse says whether a caller may ask what repositories he may read, which needs no login where public ones are
+// readable without.
+func (a *Authority) MayBrowse(c Caller) bool {
+	return c.MayList() || c.IsUser() || !c.LoggedIn && a.anonymous
+}
+
 func mayManage(access []Access) bool { return hasRegistry(access, nameManagement) }
 
 func hasRegistry(access []Access, name string) bool {
