@@ -82,6 +82,12 @@ func (tx *Tx) HasUsers() (any bool, err error) {
 	return any, err
 }
 
+// HasAdmin says whether there is an admin who is not disabled.
+func (tx *Tx) HasAdmin() (any bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM users WHERE admin = 1 AND disabled = 0)`, nil, &any)
+	return any, err
+}
+
 // SaveUser writes what may change of a user: password, admin, disabled and generation. ErrNotFound.
 func (tx *Tx) SaveUser(u User) error {
 	n, err := tx.run(`UPDATE users SET password = ?, admin = ?, disabled = ?, generation = ? WHERE id = ?`,

@@ -105,7 +105,7 @@ func (a *Authority) known(ctx context.Context, name string) (*standing, error) {
 func (a *Authority) loggedIn(ctx context.Context, u db.User, password string, weak bool) error {
 	better := ""
 	if weak {
-		hash, err := hashPassword(password)
+		hash, err := a.logins.hash(ctx, password)
 		if err != nil {
 			return err
 		}
@@ -226,15 +226,34 @@ func (l *logins) remember(name, password string, generation int64) {
 	l.right[sum] = rightPassword{generation, time.Now().Add(rememberRight)}
 }
 
+// enter waits for a slot, which leave gives back.
+func (l *logins) enter(ctx context.Context) error {
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *logins) leave() { <-l.slots }
+
+// hash is hashPassword when it is its turn.
+func (l *logins) hash(ctx context.Context, password string) (string, error) {
+	if err := l.enter(ctx); err != nil {
+		return "", err
+	}
+	defer l.leave()
+	return hashPassword(password)
+}
+
 // check says whether a user's password is right and whether its hash is of a weak kind. For nobody it works as long and
 // says no.
 func (l *logins) check(ctx context.Context, s *standing, password string) (ok, weak bool, err error) {
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-	case <-ctx.Done():
-		return false, false, ctx.Err()
+	if err := l.enter(ctx); err != nil {
+		return false, false, err
 	}
+	defer l.leave()
 	hash := nobodysHash
 	if s != nil {
 		hash = s.Password

@@ -5,12 +5,16 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"registry/db"
 	"registry/server/registry"
@@ -27,8 +31,9 @@ type User struct {
 	LastLogin time.Time `json:"lastLogin,omitzero"`
 }
 
-// reserved names would look like somebody or something else.
-var reserved = []string{"anonymous", "api", "auth", "library", "registry", "root", "system", "token", "v1", "v2"}
+// reserved names would look like somebody or something else, or like a part of the paths of package admin.
+var reserved = []string{"anonymous", "api", "auth", "library", "registry", "root", "system", "token", "v1", "v2",
+	"audit", "grants", "groups", "immutable", "keys", "repo", "tokens", "users", "visibility"}
 
 const maxUserName = 64
 
@@ -93,7 +98,7 @@ func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, pas
 	if err := errors.Join(checkNewName(name), CheckNewPassword(password)); err != nil {
 		return invalid(err)
 	}
-	hash, err := hashPassword(password)
+	hash, err := a.logins.hash(ctx, password)
 	if err != nil {
 		return failed(err)
 	}
@@ -157,24 +162,61 @@ func (a *Authority) Users(ctx context.Context, after string, limit int) (list []
 	err = a.db.View(ctx, func(tx *db.Tx) error {
 		users, err := tx.Users(after, limit)
 		for _, u := range users {
-			list = append(list, User{u.Name, u.Admin, u.Disabled, u.CreatedAt, u.LastLoginAt})
+			list = append(list, shown(u))
 		}
 		return err
 	})
 	return list, failed(err)
 }
 
-// update changes a user. What he was given before ends if ends is set.
+// User returns a user. Missing.
+func (a *Authority) User(ctx context.Context, name string) (u User, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) error {
+		found, err := tx.User(name)
+		u = shown(found)
+		return err
+	})
+	if errors.Is(err, db.ErrNotFound) {
+		return User{}, registry.Missing.With(name)
+	}
+	return u, failed(err)
+}
+
+func shown(u db.User) User { return User{u.Name, u.Admin, u.Disabled, u.CreatedAt, u.LastLoginAt} }
+
+// HasAdmin says whether there is an admin who may log in.
+func (a *Authority) HasAdmin(ctx context.Context) (has bool, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) (err error) { has, err = tx.HasAdmin(); return err })
+	return has, failed(err)
+}
+
+// keepAdmin returns Conflict if u was an admin who could log in and there is none any more.
+func keepAdmin(tx *db.Tx, u db.User) error {
+	if !u.Admin || u.Disabled {
+		return nil
+	}
+	has, err := tx.HasAdmin()
+	if err == nil && !has {
+		return registry.Conflict.With(u.Name + " is the only admin")
+	}
+	return err
+}
+
+// update changes a user. What he was given before ends if ends is set. Conflict if there would be no admin any more.
 func (a *Authority) update(ctx context.Context, by registry.Actor, action, name string, ends bool, fn func(*db.User)) error {
 	return a.change(ctx, by, action, name, func(tx *db.Tx) error {
 		u, err := tx.User(name)
 		if err != nil {
 			return err
 		}
+		before := u
 		if fn(&u); ends {
 			u.Generation = newGeneration()
 		}
-		return tx.SaveUser(u)
+		if err := tx.SaveUser(u); err != nil {
+			return err
+		}
+		return keepAdmin(tx, before)
 	})
 }
 
@@ -183,14 +225,14 @@ func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, pa
 	if err := CheckNewPassword(password); err != nil {
 		return invalid(err)
 	}
-	hash, err := hashPassword(password)
+	hash, err := a.logins.hash(ctx, password)
 	if err != nil {
 		return failed(err)
 	}
 	return a.update(ctx, by, "change password", name, true, func(u *db.User) { u.Password = hash })
 }
 
-// SetDisabled keeps a user out at once, or lets him in again. Missing.
+// SetDisabled keeps a user out at once, or lets him in again. Missing, Conflict.
 func (a *Authority) SetDisabled(ctx context.Context, by registry.Actor, name string, disabled bool) error {
 	action := "enable user"
 	if disabled {
@@ -199,7 +241,7 @@ func (a *Authority) SetDisabled(ctx context.Context, by registry.Actor, name str
 	return a.update(ctx, by, action, name, true, func(u *db.User) { u.Disabled = disabled })
 }
 
-// SetAdmin makes a user an admin, or one no more. Missing.
+// SetAdmin makes a user an admin, or one no more. Missing, Conflict.
 func (a *Authority) SetAdmin(ctx context.Context, by registry.Actor, name string, admin bool) error {
 	action := "revoke admin"
 	if admin {
@@ -208,14 +250,18 @@ func (a *Authority) SetAdmin(ctx context.Context, by registry.Actor, name string
 	return a.update(ctx, by, action, name, false, func(u *db.User) { u.Admin = admin })
 }
 
-// DeleteUser removes a user, with his tokens and grants but not his repositories. Missing.
+// DeleteUser removes a user, with his tokens and grants but not his repositories. Missing; Conflict if he is the only
+// admin.
 func (a *Authority) DeleteUser(ctx context.Context, by registry.Actor, name string) error {
 	return a.change(ctx, by, "remove user", name, func(tx *db.Tx) error {
 		u, err := tx.User(name)
 		if err != nil {
 			return err
 		}
-		return tx.DeleteUser(u)
+		if err := tx.DeleteUser(u); err != nil {
+			return err
+		}
+		return keepAdmin(tx, u)
 	})
 }
 
@@ -223,10 +269,46 @@ func (a *Authority) DeleteUser(ctx context.Context, by registry.Actor, name stri
 type APIToken struct {
 	User     string    `json:"user"`
 	Name     string    `json:"name"`
-	Scopes   string    `json:"scopes"` // what it may do at most: rules with spaces between them
+	Scopes   Scopes    `json:"scopes"` // what it may do at most
 	Created  time.Time `json:"created"`
 	Expires  time.Time `json:"expires,omitzero"`
 	LastUsed time.Time `json:"lastUsed,omitzero"`
+}
+
+// Scopes are rules with spaces between them. In JSON they are an array.
+type Scopes string
+
+// MarshalJSON implements json.Marshaler.
+func (s Scopes) MarshalJSON() ([]byte, error) { return json.Marshal(strings.Fields(string(s))) }
+
+// isTokenName says whether a name is one line of text and a segment of a path.
+func isTokenName(name string) bool {
+	return name != "" && len(name) <= maxUserName && name != "." && name != ".." && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsControl(r) })
+}
+
+// ParseLifetime reads how long something lives: days, such as 90d, what time.ParseDuration reads, or both. "" is 0, for
+// without end.
+func ParseLifetime(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	const most = 100 * 365 * 24 * time.Hour
+	days, rest, ok := strings.Cut(s, "d")
+	if !ok {
+		days, rest = "0", s
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	lifetime := time.Duration(n) * 24 * time.Hour
+	if rest != "" && err == nil {
+		var more time.Duration
+		more, err = time.ParseDuration(rest)
+		lifetime += min(max(more, -lifetime), most)
+	}
+	if err == nil && 0 < lifetime && lifetime <= most {
+		return lifetime, nil
+	}
+	return 0, fmt.Errorf("%.40q is not a time to live, such as 90d or 12h", s)
 }
 
 // CreateAPIToken makes a token and returns its text, which is kept nowhere. It lives for lifetime, without end if that is
@@ -238,8 +320,8 @@ func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user,
 		return "", invalid(err)
 	case len(rules) == 0:
 		return "", invalid(errors.New("a token needs a scope, such as pull:**"))
-	case name == "" || len(name) > maxUserName || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "", invalid(fmt.Errorf("token name: want 1 to %d characters", maxUserName))
+	case !isTokenName(name):
+		return "", invalid(fmt.Errorf("token name: want 1 to %d characters, none of them a slash", maxUserName))
 	case lifetime < 0:
 		return "", invalid(errors.New("a token cannot live for less than no time"))
 	}
@@ -262,7 +344,7 @@ func (a *Authority) APITokens(ctx context.Context, user string) (list []APIToken
 	err = a.db.View(ctx, func(tx *db.Tx) error {
 		tokens, err := tx.APITokens(user)
 		for _, t := range tokens {
-			list = append(list, APIToken{t.User, t.Name, t.Scopes, t.CreatedAt, t.ExpiresAt, t.LastUsedAt})
+			list = append(list, APIToken{t.User, t.Name, Scopes(t.Scopes), t.CreatedAt, t.ExpiresAt, t.LastUsedAt})
 		}
 		return err
 	})

@@ -42,6 +42,7 @@ var (
 	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
 	RequestInvalid    = &Code{"REQUEST_INVALID", 400, "invalid request"}
 	Missing           = &Code{"NOT_FOUND", 404, "not found"}
+	Conflict          = &Code{"CONFLICT", 409, "it cannot be done as things are"}
 	Taken             = &Code{"TAKEN", 409, "the name is taken"}
 	RuleInvalid       = &Code{"RULE_INVALID", 400, "invalid rule"}
 	RuleUnknown       = &Code{"RULE_UNKNOWN", 404, "no such rule"}
