@@ -71,11 +71,16 @@ func authorization(r *http.Request) string {
 // challenge adds to an Unauthorized error where a token is to be had, and for what (RFC 6750 section 3, distribution's
 // token specification). Other errors stay as they are.
 func (s *Server) challenge(w *recorder, r *http.Request, err error) error {
+	return s.challengeFor(w, r, w.scope(), err)
+}
+
+// challengeFor is challenge for somebody who is to ask for a scope, or for none.
+func (s *Server) challengeFor(w *recorder, r *http.Request, scope string, err error) error {
 	if !registry.Unauthorized.Is(err) {
 		return err
 	}
 	text := `Bearer realm="` + s.origin(r) + `/auth/token",service="` + auth.Service + `"`
-	if scope := w.scope(); scope != "" {
+	if scope != "" {
 		text += `,scope="` + scope + `"`
 	}
 	switch e := registry.AsError(err); {

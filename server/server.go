@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"registry/server/admin"
 	"registry/server/auth"
 	"registry/server/registry"
 
@@ -44,18 +45,19 @@ const (
 
 // Server answers requests.
 type Server struct {
-	cfg      Config
-	registry *registry.Registry
-	log      *slog.Logger
-	handler  http.Handler
-	metrics  *metrics
-	health   health
-	http     *http.Server
-	draining atomic.Bool
-	began    atomic.Int64  // requests of the API
-	underWay sync.RWMutex  // read-locked by every request of the API
-	closing  chan struct{} // closed by Close
-	closed   atomic.Bool
+	cfg         Config
+	registry    *registry.Registry
+	log         *slog.Logger
+	handler     http.Handler
+	metrics     *metrics
+	crossOrigin *http.CrossOriginProtection
+	health      health
+	http        *http.Server
+	draining    atomic.Bool
+	began       atomic.Int64  // requests of the API
+	underWay    sync.RWMutex  // read-locked by every request of the API
+	closing     chan struct{} // closed by Close
+	closed      atomic.Bool
 }
 
 // New makes a server. It starts nothing.
@@ -72,7 +74,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = defaultDrain
 	}
-	s := &Server{cfg: cfg, registry: cfg.Registry, log: cfg.Log, closing: make(chan struct{})}
+	s := &Server{cfg: cfg, registry: cfg.Registry, log: cfg.Log, closing: make(chan struct{}), crossOrigin: http.NewCrossOriginProtection()}
+	if cfg.ExternalURL != "" { // by which pages of this server know it, whatever a proxy makes of the Host
+		if err := s.crossOrigin.AddTrustedOrigin(cfg.ExternalURL); err != nil {
+			return nil, err
+		}
+	}
 	s.metrics = newMetrics(s)
 	s.handler = s.router()
 	s.prepareHTTP()
@@ -83,7 +90,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // router joins the API, which finds its routes itself, and the few paths beside it. All that httprouter would do by
-// itself (redirects, OPTIONS, 405) is off: the API's answers are JSON, and no path is ever made into another.
+// itself (redirects, OPTIONS, 405) is off: the API's answers are JSON, and no path is ever made into another. The
+// management API finds its routes itself, too.
 func (s *Server) router() http.Handler {
 	mux := httprouter.New()
 	mux.RedirectTrailingSlash, mux.RedirectFixedPath, mux.HandleMethodNotAllowed, mux.HandleOPTIONS = false, false, false, false
@@ -100,6 +108,14 @@ func (s *Server) router() http.Handler {
 			mux.Handler("GET", path, s.beside("token", s.getToken))
 			mux.Handler("POST", path, s.beside("token", s.postToken))
 		}
+		management := s.beside("management", s.manage)
+		mux.NotFound = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, admin.Prefix) {
+				management.ServeHTTP(w, r)
+				return
+			}
+			api.ServeHTTP(w, r)
+		})
 	}
 	for _, method := range []string{"GET", "HEAD"} {
 		for _, path := range []string{"/livez", "/live"} {

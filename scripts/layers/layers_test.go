@@ -15,6 +15,7 @@ var layers = [][]string{
 	{"registry/db", "registry/blobs"},
 	{"registry/server/registry"},
 	{"registry/server/auth", "registry/server/certs"},
+	{"registry/server/admin"},
 	{"registry/server"},
 	{"registry/server/command"},
 	{"registry"},

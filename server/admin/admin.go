@@ -1,0 +1,146 @@
+// Package admin is the management API: users, tokens, grants, groups, visibility, immutable tags, audit. The list of
+// what there is to ask is the table in routes.go, with who may ask it as a column.
+//
+// Package server reads requests and writes answers; here a request is a Call, and what comes of it an Answer.
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"registry/server/auth"
+	"registry/server/registry"
+)
+
+// MaxBody is the most of a request's body, in bytes.
+const MaxBody = 64 << 10
+
+// Call is a request whose sender is known.
+type Call struct {
+	Target
+	Auth     *auth.Authority
+	Registry *registry.Registry // as the caller uses it
+	Caller   auth.Caller
+	By       registry.Actor // the caller, for the audit
+	Query    url.Values
+	Body     []byte
+}
+
+// Answer is what a call comes to.
+type Answer struct {
+	Status int
+	Body   any        // for JSON; nil for none
+	Next   url.Values // the query of the next page; nil if there is none
+}
+
+func done() Answer { return Answer{Status: http.StatusNoContent} }
+
+func found(body any) Answer { return Answer{Status: http.StatusOK, Body: body} }
+
+// Do answers a call, if the caller may make it. Errors are rows of the table: Denied if he may not, NameUnknown if he may
+// not read the repository that it is about, which is also what he is told if there is none.
+func (r *Route) Do(ctx context.Context, c Call) (Answer, error) {
+	if err := r.Access.check(ctx, c); err != nil {
+		return Answer{}, err
+	}
+	return r.handler(ctx, c)
+}
+
+// reading makes a handler of one that wants the body as a T.
+func reading[T any](handle func(context.Context, Call, T) (Answer, error)) handler {
+	return func(ctx context.Context, c Call) (Answer, error) {
+		in, err := decode[T](c.Body)
+		if err != nil {
+			return Answer{}, err
+		}
+		return handle(ctx, c, in)
+	}
+}
+
+// naming is reading for DELETE: what goes on the way may drop its body, so that the query may have the same words.
+func naming[T any](handle func(context.Context, Call, T) (Answer, error)) handler {
+	return func(ctx context.Context, c Call) (Answer, error) {
+		if len(c.Body) == 0 {
+			words := map[string]string{}
+			for key := range c.Query {
+				words[key] = c.Query.Get(key)
+			}
+			c.Body, _ = json.Marshal(words)
+		}
+		return reading(handle)(ctx, c)
+	}
+}
+
+// decode reads one JSON object that has nothing but the fields of T. RequestInvalid.
+func decode[T any](body []byte) (in T, err error) {
+	var none T
+	if text := bytes.TrimLeft(body, " \t\r\n"); len(text) == 0 || text[0] != '{' || !utf8.Valid(body) {
+		return none, registry.RequestInvalid.With("want a JSON object in UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err = d.Decode(&in); err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows the object")
+		}
+	}
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		err = fmt.Errorf("%s cannot be a %s", wrong.Field, wrong.Value)
+	}
+	if err != nil {
+		return none, registry.RequestInvalid.With(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return in, nil
+}
+
+// required returns what a field has that must be there. RequestInvalid.
+func required[T any](value *T, name string) (T, error) {
+	if value == nil {
+		var none T
+		return none, registry.RequestInvalid.With(name + " is missing")
+	}
+	return *value, nil
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// page reads n and last. n=0 asks for nothing; more than maxPage is clamped, however much it is.
+func (c Call) page() (registry.Page, error) {
+	p := registry.Page{Last: c.Query.Get("last"), Limit: defaultPage}
+	text := c.Query.Get("n")
+	if text == "" {
+		return p, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return p, registry.PaginationInvalid.With("n is not a number of entries")
+	}
+	p.Limit = int(min(n, maxPage))
+	return p, nil
+}
+
+// listed answers with a page of a list. last is the key of an entry.
+func listed[T any](name string, items []T, more bool, p registry.Page, last func(T) string) Answer {
+	a := found(map[string][]T{name: append([]T{}, items...)})
+	if more {
+		a.Next = url.Values{"n": {strconv.Itoa(p.Limit)}, "last": {last(items[len(items)-1])}}
+	}
+	return a
+}
+
+// whole answers with a list that has no pages.
+func whole[T any](name string, items []T) Answer {
+	return found(map[string][]T{name: append([]T{}, items...)})
+}
