@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"registry/db"
 	"registry/server/registry"
@@ -111,7 +113,8 @@ const maxGlob = 512
 
 // CheckGlob says what is wrong with a glob of repositories.
 func CheckGlob(glob string) error {
-	if glob == "" || len(glob) > maxGlob || strings.ContainsAny(glob, " \t\r\n\x00") || !doublestar.ValidatePattern(glob) {
+	odd := func(r rune) bool { return r <= ' ' || r == utf8.RuneError || unicode.IsControl(r) }
+	if glob == "" || len(glob) > maxGlob || strings.ContainsFunc(glob, odd) || !doublestar.ValidatePattern(glob) {
 		return fmt.Errorf("%.80q is not a glob of repositories, such as team/**", glob)
 	}
 	return nil
