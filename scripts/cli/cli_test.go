@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			"logged":  logged,
 			"answers": answers,
 			"push":    push,
+			"envfile": envFile,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -119,6 +120,15 @@ func logged(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	_, err := p.await(args[1])
 	ts.Check(err)
+}
+
+// envfile NAME=FILE sets a variable to what a file has, without the newline at its end.
+func envFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: envfile NAME=FILE")
+	}
+	name, file, _ := strings.Cut(args[0], "=")
+	ts.Setenv(name, strings.TrimSuffix(ts.ReadFile(file), "\n"))
 }
 
 // answers STATUS METHOD URL asks.

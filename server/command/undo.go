@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -104,7 +105,11 @@ func (s *settings) moment(name string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+	ago, err := time.ParseDuration(text)
+	if err != nil {
+		ago, err = auth.ParseLifetime(text) // knows days
+	}
+	if err == nil && ago >= 0 {
 		return time.Now().Add(-ago), nil
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02"} {
