@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -130,5 +131,28 @@ func TestDecode(t *testing.T) {
 		if want == "" && err != nil || want != "" && (!registry.RequestInvalid.Is(err) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v", body, err)
 		}
+	}
+}
+
+// The README's table has every route, with who may use it.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| `/api/v1/…` |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for _, r := range routes {
+		documented := false
+		for row := range strings.Lines(table) {
+			cells := strings.Split(row, " | ")
+			documented = documented || strings.Contains(cells[0], "`"+r.Method+" "+r.Pattern+"`") && cells[1] == r.Access.String()
+		}
+		if !documented {
+			t.Errorf("README.md does not have %s %s for %s", r.Method, r.Pattern, r.Access)
+		}
+	}
+	if got := strings.Count(table, "`GET ") + strings.Count(table, "`PUT ") + strings.Count(table, "`POST ") + strings.Count(table, "`DELETE "); got != len(routes) {
+		t.Errorf("README.md has %d routes, want %d", got, len(routes))
 	}
 }
