@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -87,6 +88,30 @@ func TestTokenNames(t *testing.T) {
 		}
 	}
 	if _, err := a.CreateAPIToken(ctx, by, "ann", "laptop 2", "pull:**", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever registers pays as for a login.
+func TestRegistrationIsThrottled(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	a := auth.New(auth.Config{DB: dbtest.OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), func() time.Time { return noon })})
+	ctx, by := t.Context(), registry.Actor{Address: "192.0.2.1"}
+	if err := a.CreateUser(ctx, by, "ann", "password", false, false); err != nil {
+		t.Fatal(err)
+	}
+	for range 29 {
+		if err := a.CreateUser(ctx, by, "ann", "password", false, false); !registry.Taken.Is(err) {
+			t.Fatal(err)
+		}
+	}
+	if err := a.CreateUser(ctx, by, "ann", "password", false, false); !registry.TooManyRequests.Is(err) {
+		t.Error(err)
+	}
+	if err := a.CreateUser(ctx, by, "bob", "password", false, false); err != nil {
+		t.Error(err)
+	}
+	if err := a.CreateUser(ctx, by, "ann", "password", false, true); !registry.Taken.Is(err) {
 		t.Error(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,10 +94,16 @@ func (a *Authority) MayRegister(c Caller, admin bool) bool {
 }
 
 // CreateUser adds a user. RequestInvalid for a name or a password that cannot be; Taken if the name is, or if, unless
-// trusted, there are repositories in its namespace: they would be his.
+// trusted, there are repositories in its namespace: they would be his; TooManyRequests, unless trusted.
 func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, password string, admin, trusted bool) error {
 	if err := errors.Join(checkNewName(name), CheckNewPassword(password)); err != nil {
 		return invalid(err)
+	}
+	if !trusted { // it costs what a login costs, and says whether there is such a user
+		from, _ := netip.ParseAddr(by.Address)
+		if wait := a.throttle.enter(a.db.Now(), name, from); wait > 0 {
+			return &registry.Error{Code: registry.TooManyRequests, Detail: registry.RetryAfter(wait)}
+		}
 	}
 	hash, err := a.logins.hash(ctx, password)
 	if err != nil {
