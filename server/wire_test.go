@@ -75,8 +75,10 @@ func (c *client) wire(text string) string {
 // net/http reads what a handler left of a body before it answers. A client that announces a body and sends none must not
 // keep a connection, nor the file behind an answer, for ever.
 func TestBodyThatDoesNotCome(t *testing.T) {
-	c := newClient(t, newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 50 * time.Millisecond }))
-	blob := c.push("a", strings.Repeat("0123456789", 10_000))
+	var cfg server.Config
+	blob := newClient(t, newServer(t, func(c *server.Config) { cfg = *c })).push("a", strings.Repeat("0123456789", 10_000))
+	cfg.BodyIdleTimeout = 50 * time.Millisecond
+	c := newClient(t, newServer(t, func(c *server.Config) { *c = cfg }))
 	for _, request := range []string{
 		"GET /v2/a/blobs/" + blob.String(), "GET /v2/a/tags/list", "GET /v2/pot", "PUT /v2/a/manifests/x?tag=y", "PUT /v2/a/manifests/x",
 		"GET /livez", "GET /readyz", "GET /metrics",
@@ -99,9 +101,13 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 
 // A client that does not read what it asked for is given up.
 func TestAnswerThatIsNotRead(t *testing.T) {
-	s := newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 50 * time.Millisecond })
+	var cfg server.Config
+	patient := newServer(t, func(c *server.Config) { cfg = *c })
+	content := strings.Repeat("0123456789", 3_000_000) // more than the buffers of a connection
+	blob := newClient(t, patient).push("a", content)
+	cfg.BodyIdleTimeout = 50 * time.Millisecond
+	s := newServer(t, func(c *server.Config) { *c = cfg })
 	c := newClient(t, s)
-	blob := c.push("a", strings.Repeat("0123456789", 3_000_000)) // more than the buffers of a connection
 	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
