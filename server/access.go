@@ -2,7 +2,6 @@ package server
 
 import (
 	"net/http"
-	"net/netip"
 	"strings"
 
 	"registry/server/auth"
@@ -23,7 +22,7 @@ func (s *Server) authorize(w *recorder, r *http.Request) error {
 		return s.challenge(w, r, err)
 	}
 	w.caller = caller
-	w.registry = s.registry.As(registry.Actor{User: caller.Name, Address: addressText(address)})
+	w.registry = s.registry.As(registry.Actor{User: caller.Name, Address: auth.AddressText(address)})
 	may, err := s.mayUse(w, r)
 	switch {
 	case err != nil:
@@ -140,12 +139,4 @@ func (a access) actions() auth.Actions {
 		return auth.Delete
 	}
 	return auth.All // nobody has it by accident
-}
-
-// addressText is an address for the audit.
-func addressText(address netip.Addr) string {
-	if !address.IsValid() {
-		return "unix" // a socket of this machine
-	}
-	return address.String()
 }

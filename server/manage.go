@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"registry/server/admin"
+	"registry/server/auth"
 	"registry/server/registry"
 )
 
@@ -69,7 +70,7 @@ func (s *Server) manageAs(w *recorder, r *http.Request, route *admin.Route, targ
 		return s.challengeFor(w, r, route.Access.Scope(), err)
 	}
 	w.caller = caller
-	by := registry.Actor{User: caller.Name, Address: addressText(address)}
+	by := registry.Actor{User: caller.Name, Address: auth.AddressText(address)}
 	w.registry = s.registry.As(by)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, admin.MaxBody))
 	if err != nil {

@@ -19,7 +19,7 @@ func (s *Server) getToken(w *recorder, r *http.Request) error {
 	q := r.URL.Query()
 	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 	if err != nil {
-		return s.refuseLogin(w, r, err)
+		return refuseLogin(w, err)
 	}
 	return s.writeToken(w, r, caller, q["scope"], q.Get("offline_token") == "true")
 }
@@ -45,16 +45,15 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 		return registry.RequestInvalid.With("grant_type may be password or refresh_token")
 	}
 	if err != nil {
-		return s.refuseLogin(w, r, err)
+		return refuseLogin(w, err)
 	}
 	offline := f.Get("access_type") == "offline" || f.Get("offline_token") == "true" || f.Get("grant_type") == "refresh_token"
 	return s.writeToken(w, r, caller, f["scope"], offline)
 }
 
-// refuseLogin answers and records that somebody did not get in.
-func (s *Server) refuseLogin(w *recorder, r *http.Request, err error) error {
+// refuseLogin adds to an Unauthorized error how to log in here. Other errors stay as they are.
+func refuseLogin(w *recorder, err error) error {
 	if registry.Unauthorized.Is(err) {
-		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{Address: addressText(s.clientAddress(r))}, "login refused", "")
 		w.Header().Set("Www-Authenticate", `Basic realm="`+auth.Service+`"`)
 	}
 	return err
@@ -64,10 +63,10 @@ func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, sc
 	w.caller = caller
 	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, auth.ParseScopes(scopes), refresh)
 	if err != nil {
-		return err
+		return refuseLogin(w, err)
 	}
 	if caller.Name != "" && len(scopes) == 0 {
-		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: addressText(s.clientAddress(r))}, "login", "")
+		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: auth.AddressText(s.clientAddress(r))}, "login", "")
 	}
 	var granted []string
 	for _, a := range t.Scopes {

@@ -57,7 +57,8 @@ func parseBasic(text string) (name, password string, ok bool) {
 const tokenPrefix = "rgt_"
 
 // Login is who has a name and a password, which may be an API token. For whatever is wrong the answer is the same, after
-// the same work: Unauthorized. TooManyRequests if that happened too often.
+// the same work: Unauthorized, which the audit is told of without the name, for which some take their password.
+// TooManyRequests if that happened too often.
 func (a *Authority) Login(ctx context.Context, name, password string, from netip.Addr) (Caller, error) {
 	s, err := a.known(ctx, name)
 	if err != nil {
@@ -79,6 +80,7 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 		return Caller{}, registry.AsError(err)
 	}
 	if !ok || s.Disabled {
+		a.RecordLogin(ctx, registry.Actor{Address: AddressText(from)}, "login refused", "")
 		return Caller{}, registry.Unauthorized.With(nil)
 	}
 	a.throttle.leave(a.db.Now(), name, from)
@@ -87,6 +89,14 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 		a.log.Error("a login could not be noted", "user", name, "err", err)
 	}
 	return Caller{Name: name, LoggedIn: true, standing: s}, nil
+}
+
+// AddressText is an address for the audit.
+func AddressText(address netip.Addr) string {
+	if !address.IsValid() {
+		return "unix" // a socket of this machine
+	}
+	return address.String()
 }
 
 // known is standing that returns nil for somebody who does not exist.
@@ -123,9 +133,15 @@ func (a *Authority) loggedIn(ctx context.Context, u db.User, password string, we
 
 func (t apiToken) isGood(now time.Time) bool { return t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt) }
 
+// mark tells a token from all others that ever were, which its id does not: SQLite gives that of one that is gone to the
+// next. It is the beginning of a hash of random text, and says nothing.
+func (t apiToken) mark() string {
+	return base64.RawURLEncoding.EncodeToString(t.Hash[:min(len(t.Hash), 12)])
+}
+
 // boundBy is a caller who came with an API token.
 func (c Caller) boundBy(t apiToken) Caller {
-	c.bounded, c.bounds, c.apiToken = true, t.rules, t.ID
+	c.bounded, c.bounds, c.apiToken = true, t.rules, t.mark()
 	return c
 }
 
@@ -148,7 +164,7 @@ func (a *Authority) withToken(ctx context.Context, s *standing, text string) (c 
 // uses remembers when it was last noted that a token was used.
 type uses struct {
 	sync.Mutex
-	at map[int64]time.Time
+	at map[string]time.Time
 }
 
 // used notes that a token was used, at most once a minute.
@@ -157,11 +173,11 @@ func (a *Authority) used(ctx context.Context, t apiToken) {
 	now := a.db.Now()
 	a.uses.Lock()
 	if a.uses.at == nil || len(a.uses.at) > maxStandings {
-		a.uses.at = map[int64]time.Time{}
+		a.uses.at = map[string]time.Time{}
 	}
-	due := now.Sub(a.uses.at[t.ID]) >= often
+	due := now.Sub(a.uses.at[t.mark()]) >= often
 	if due {
-		a.uses.at[t.ID] = now
+		a.uses.at[t.mark()] = now
 	}
 	a.uses.Unlock()
 	if !due {

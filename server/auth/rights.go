@@ -153,7 +153,7 @@ type Caller struct {
 	bounds   []Rule
 	bearer   bool // by a bearer token, which bounds him to
 	access   []Access
-	apiToken int64 // its id, 0 for none
+	apiToken string // its mark, "" for none
 }
 
 // rights is what a caller may do in a repository that is not public.

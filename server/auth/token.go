@@ -28,7 +28,7 @@ type claims struct {
 	jwt.RegisteredClaims
 	Access     []Access `json:"access"`
 	Generation string   `json:"gen,omitempty"` // of the user: text, because numbers of JSON are not exact everywhere
-	APIToken   int64    `json:"tok,omitempty"` // the token that stood for the password
+	APIToken   string   `json:"tok,omitempty"` // the token that stood for the password: its mark
 }
 
 // What a token is for, in its header ("typ"), so that none passes for the other.
@@ -42,7 +42,11 @@ const leeway = 30 * time.Second
 
 // Issue makes a bearer token for a caller, with what he may do now of what he asks for. If he is a user who asks for
 // nothing, it is good for managing what is his. refresh asks for a token that gets more of these without the password.
+// Unauthorized for the bearer of such a token: it would never end, and a refresh token may do more than it.
 func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry, asked []Access, refresh bool) (t Token, err error) {
+	if c.bearer {
+		return Token{}, registry.Unauthorized.With(nil)
+	}
 	granted, err := a.grant(ctx, c, reg, asked)
 	if err != nil {
 		return Token{}, err
@@ -205,11 +209,11 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 	if c.standing.Disabled || said.Generation != strconv.FormatInt(c.standing.Generation, 10) {
 		return Caller{}, errToken
 	}
-	if said.APIToken == 0 {
+	if said.APIToken == "" {
 		return c, nil
 	}
 	for _, t := range c.standing.tokens {
-		if t.ID == said.APIToken && t.isGood(a.db.Now()) {
+		if t.mark() == said.APIToken && t.isGood(a.db.Now()) {
 			return c.boundBy(t), nil
 		}
 	}
