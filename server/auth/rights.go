@@ -93,7 +93,9 @@ func ParseRules(s string) (rules []Rule, err error) {
 		if err != nil {
 			return nil, err
 		}
-		rules = append(rules, r)
+		if rules = append(rules, r); len(rules) > maxRules {
+			return nil, fmt.Errorf("more than %d rules", maxRules)
+		}
 	}
 	return rules, nil
 }
@@ -108,14 +110,21 @@ func formatRules(rules []Rule) string {
 	return strings.Join(list, " ")
 }
 
-// maxGlob bounds a glob, in bytes.
-const maxGlob = 512
+// What rules may cost: users write some of their own, for tokens, and every request is compared with them.
+const (
+	maxGlob  = 512 // bytes
+	maxBrace = 2   // {} of a glob: matching tries all combinations of their alternatives
+	maxRules = 100
+)
 
 // CheckGlob says what is wrong with a glob of repositories.
 func CheckGlob(glob string) error {
 	odd := func(r rune) bool { return r <= ' ' || r == utf8.RuneError || unicode.IsControl(r) }
 	if glob == "" || len(glob) > maxGlob || strings.ContainsFunc(glob, odd) || !doublestar.ValidatePattern(glob) {
 		return fmt.Errorf("%.80q is not a glob of repositories, such as team/**", glob)
+	}
+	if strings.Count(glob, "{") > maxBrace {
+		return fmt.Errorf("%.80q has more than %d {}: use several globs", glob, maxBrace)
 	}
 	return nil
 }

@@ -1,0 +1,205 @@
+package auth
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"registry/db"
+)
+
+func TestUserNames(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"a": true, "a1": true, "a-b.c_d__e": true, strings.Repeat("a", 64): true,
+		"": false, "A": false, "a/b": false, "a..b": false, "-a": false, "a-": false, "@a": false, "a:b": false, "a b": false, "é": false,
+		"a\x00": false, "a\n": false, "*": false, strings.Repeat("a", 65): false,
+	} {
+		if err := CheckUserName(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range reserved {
+		if checkNewName(name) == nil {
+			t.Error(name, "can be taken")
+		}
+	}
+}
+
+func TestActions(t *testing.T) {
+	for text, want := range map[string]struct {
+		actions Actions
+		back    string
+	}{
+		"pull": {Pull, "pull"}, "create": {Create | Pull, "create"}, "push": {Push | Create | Pull, "push"}, "delete": {Delete | Pull, "delete"},
+		"admin": {All, "admin"}, "pull,push": {Push | Create | Pull, "push"}, "create,delete": {Create | Delete | Pull, "create,delete"},
+		"delete,push": {Push | Create | Delete | Pull, "push,delete"}, "pull,admin": {All, "admin"}, "pull,pull": {Pull, "pull"},
+	} {
+		got, err := ParseActions(text)
+		if err != nil || got != want.actions || got.String() != want.back {
+			t.Errorf("%q: %b %v, back %q", text, got, err, got)
+		}
+	}
+	for _, text := range []string{"", "Pull", "pull,", ",pull", "*", "pull push", "pull\x00"} {
+		if got, err := ParseActions(text); err == nil {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+func TestGlobs(t *testing.T) {
+	for _, x := range []struct {
+		glob, match, not string
+	}{
+		{"**", "a a/b a/b/c", ""}, {"team/**", "team team/a team/a/b", "teams teams/a xteam/a a/team"}, {"team/*", "team/a", "team team/a/b teams/a"},
+		{"team*", "team teams", "team/a"}, {"a", "a", "a/b b aa"}, {"a/{b,c}/*", "a/b/x a/c/x", "a/d/x a/b a/b/x/y"}, {"a[0-9]", "a1", "aa a"},
+	} {
+		if err := CheckGlob(x.glob); err != nil {
+			t.Error(err)
+		}
+		rules := []Rule{{Pull, x.glob}}
+		for name := range strings.FieldsSeq(x.match) {
+			if allowed(rules, db.RepoName(name)) != Pull {
+				t.Errorf("%s does not match %s", x.glob, name)
+			}
+		}
+		for name := range strings.FieldsSeq(x.not) {
+			if allowed(rules, db.RepoName(name)) != 0 {
+				t.Errorf("%s matches %s", x.glob, name)
+			}
+		}
+	}
+	for _, glob := range []string{"", "[", "{a", "a b", "a\x00", "a\n", "\\", strings.Repeat("a", 513)} {
+		if CheckGlob(glob) == nil {
+			t.Errorf("%q is taken", glob)
+		}
+	}
+}
+
+// The alternatives of a glob multiply, and everybody may write globs for tokens of his own.
+func TestGlobsAreCheap(t *testing.T) {
+	for _, glob := range []string{
+		strings.Repeat("{*,a}", 60) + "b", strings.Repeat("{**/,a/}", 40) + "b", strings.Repeat("*a", 200), strings.Repeat("**/a/", 90) + "b",
+		strings.Repeat("{", 200) + strings.Repeat("a,", 50) + strings.Repeat("}", 200), strings.Repeat("{"+strings.Repeat("*,", 20)+"*}", 10),
+		strings.Repeat("{"+strings.Repeat("*,", 110)+"*}", 2) + "b",
+	} {
+		if CheckGlob(glob) != nil {
+			continue
+		}
+		done := make(chan bool)
+		go func() {
+			defer close(done)
+			for _, name := range []string{strings.Repeat("a", 255), strings.Repeat("a/", 127) + "a"} {
+				allowed([]Rule{{Pull, glob}}, db.RepoName(name))
+			}
+		}()
+		select {
+		case <-done:
+		case <-time.After(2 * time.Second):
+			t.Fatalf("%.40q takes for ever", glob)
+		}
+	}
+	if rules, err := ParseRules(strings.Repeat("pull:** ", 10_000)); err == nil {
+		t.Errorf("%d rules are taken", len(rules))
+	}
+}
+
+func TestOwns(t *testing.T) {
+	for repo, want := range map[db.RepoName]bool{"bob": true, "bob/a": true, "bob/a/b": true, "bobby": false, "bob-a": false, "a/bob": false, "bo": false} {
+		if owns("bob", repo) != want {
+			t.Error(repo)
+		}
+	}
+}
+
+func FuzzParseRules(f *testing.F) {
+	for _, s := range []string{"pull:**", "pull,push:team/** delete:a", "admin:*", "push:a/{b,c}/[d-f]?", "pull:", ":a", "x:a", "pull:a:b", " pull:a\u00a0create:b ", "create,delete:\\*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		rules, err := ParseRules(text)
+		if err != nil {
+			return
+		}
+		back, err := ParseRules(formatRules(rules))
+		if err != nil || !slices.Equal(back, rules) {
+			t.Errorf("%q became %q: %v, %v", text, formatRules(rules), back, err)
+		}
+		for _, r := range rules {
+			if r.Actions&^All != 0 || !r.Actions.has(Pull) || !strings.Contains(text, r.Repository) {
+				t.Errorf("%q gives %v", text, r)
+			}
+		}
+		allowed(rules, "aa/aaa/a")
+	})
+}
+
+func TestParseScopes(t *testing.T) {
+	for text, want := range map[string]string{
+		"repository:a/b:pull":                                   "repository:a/b:pull",
+		"repository:a:push,pull repository:a:delete":            "repository:a:push,pull,delete",
+		"repository:a:pull,pull,x":                              "repository:a:pull",
+		"repository:a:*":                                        "repository:a:*",
+		"registry:catalog:*":                                    "registry:catalog:*",
+		"registry:management:*":                                 "registry:management:*",
+		"repository:*:pull":                                     "",
+		"repository:a/../b:pull":                                "",
+		"repository:A:pull":                                     "",
+		"Repository:a:pull":                                     "",
+		"repository:a:Pull":                                     "",
+		"repository:a:":                                         "",
+		"repository:a":                                          "",
+		"repository:host:5000/a:pull":                           "",
+		"repository(plugin):a:pull":                             "",
+		"registry:other:*":                                      "",
+		"repository:a:pull:push":                                "",
+		strings.Repeat("x", 5000) + " repository:a:pull":        "",
+		"repository:a/b:pull\trepository:b:push repository::::": "repository:a/b:pull repository:b:push",
+	} {
+		var got []string
+		for _, a := range ParseScopes([]string{text}) {
+			got = append(got, a.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%.60q: %q, want %q", text, got, want)
+		}
+	}
+	var many []string
+	for i := range 300 {
+		many = append(many, "repository:a"+strings.Repeat("b", i%30)+":pull")
+	}
+	if got := ParseScopes(many); len(got) > maxScopes {
+		t.Error(len(got))
+	}
+}
+
+func FuzzParseScopes(f *testing.F) {
+	for _, s := range []string{"repository:a/b:pull,push", "registry:catalog:*", "repository:*:*", "repository:a:pull repository:a:push", "repository:a/../b:pull", "a:b:c:d", ":::", "repository:a:pull\x00"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, one, two string) {
+		got := ParseScopes([]string{one, two})
+		var texts []string
+		for _, a := range got {
+			texts = append(texts, a.String())
+			asked := ""
+			for _, field := range strings.Fields(one + " " + two) {
+				if names, ok := strings.CutPrefix(field, a.Type+":"+a.Name+":"); ok {
+					asked += "," + names + ","
+				}
+			}
+			for _, action := range a.Actions {
+				if !strings.Contains(asked, ","+action+",") {
+					t.Errorf("%q %q give %s, of which %s was not asked for", one, two, a, action)
+				}
+			}
+			if a.bits()&Admin != 0 || a.Type == typeRepository && strings.ContainsAny(a.Name, "*.?[{") && strings.Contains(a.Name, "..") {
+				t.Errorf("%q %q give %s", one, two, a)
+			}
+		}
+		back := ParseScopes(texts)
+		if !slices.EqualFunc(back, got, func(a, b Access) bool { return a.String() == b.String() }) {
+			t.Errorf("%q %q became %q: %v", one, two, texts, back)
+		}
+	})
+}
