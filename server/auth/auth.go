@@ -178,7 +178,7 @@ func (a *Authority) standing(ctx context.Context, name string) (*standing, error
 	a.policy.Lock()
 	defer a.policy.Unlock()
 	if a.policy.number == number { // else it may be from before the change
-		a.policy.standings[name] = s
+		a.policy.standings[s.Name] = s // not name, which may be a part of a long header
 	}
 	return s, nil
 }

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -15,9 +16,18 @@ type throttle struct {
 }
 
 type purseKey struct {
+	kind    kind
 	account string
 	address netip.Addr
 }
+
+type kind uint8
+
+const (
+	pair kind = iota
+	account
+	address
+)
 
 type purse struct {
 	tries float64
@@ -44,21 +54,21 @@ type debit struct {
 	of  allowance
 }
 
-func debits(account string, from netip.Addr) [3]debit {
+func debits(name string, from netip.Addr) [3]debit {
 	if from.Is6() && !from.Is4In6() { // whoever has one address has a network of them
 		if p, err := from.Prefix(64); err == nil {
 			from = p.Addr()
 		}
 	}
-	account = account[:min(len(account), 64)]
-	return [3]debit{{purseKey{account, from}, ofPair}, {purseKey{account, netip.Addr{}}, ofAccount}, {purseKey{"", from}, ofAddress}}
+	name = strings.Clone(name[:min(len(name), maxUserName)]) // not a part of a header, which would stay with it
+	return [3]debit{{purseKey{pair, name, from}, ofPair}, {purseKey{account, name, netip.Addr{}}, ofAccount}, {purseKey{address, "", from}, ofAddress}}
 }
 
 // enter pays for a try. If there is not enough it pays nothing, and returns how long to wait.
-func (t *throttle) enter(now time.Time, account string, from netip.Addr) (wait time.Duration) {
+func (t *throttle) enter(now time.Time, name string, from netip.Addr) (wait time.Duration) {
 	t.Lock()
 	defer t.Unlock()
-	all := debits(account, from)
+	all := debits(name, from)
 	for _, d := range all {
 		if p := t.look(now, d); p.tries < 1 {
 			wait = max(wait, time.Duration((1-p.tries)*float64(d.of.every)))
@@ -76,10 +86,10 @@ func (t *throttle) enter(now time.Time, account string, from netip.Addr) (wait t
 }
 
 // leave pays a try back, and what the account lost from the address before: its owner has come.
-func (t *throttle) leave(now time.Time, account string, from netip.Addr) {
+func (t *throttle) leave(now time.Time, name string, from netip.Addr) {
 	t.Lock()
 	defer t.Unlock()
-	for i, d := range debits(account, from) {
+	for i, d := range debits(name, from) {
 		p := t.look(now, d)
 		p.tries = min(p.tries+1, d.of.most)
 		if i == 0 || p.tries == d.of.most {
