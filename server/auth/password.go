@@ -62,14 +62,11 @@ var nobodysHash = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Vers
 // checkPassword says whether a password has a hash, and whether that is weaker than those made now.
 func checkPassword(hash, password string) (ok, weak bool, err error) {
 	if isBcrypt(hash) {
-		if len(password) > maxBcrypt {
-			return false, true, nil
-		}
-		err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
+		err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password[:min(len(password), maxBcrypt)]))
 		if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 			return false, true, nil
 		}
-		return err == nil, true, err
+		return err == nil && seenWhole(password), true, err
 	}
 	var version int
 	var memory, time uint32
@@ -88,6 +85,12 @@ func checkPassword(hash, password string) (ok, weak bool, err error) {
 	got := argon2.IDKey([]byte(password), salt, time, memory, threads, uint32(len(key)))
 	weak = memory < argonMemory || time < argonTime
 	return subtle.ConstantTimeCompare(got, key) == 1, weak, nil
+}
+
+// seenWhole says whether bcrypt tells a password from every other one: it repeats it with a NUL behind it, and looks at the
+// first 72 bytes of that.
+func seenWhole(password string) bool {
+	return len(password) <= maxBcrypt && !strings.ContainsRune(password, 0)
 }
 
 func isBcrypt(hash string) bool {

@@ -1,0 +1,79 @@
+package auth
+
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// cheapHash is the argon2id hash of "cheap password", with the least work there is.
+const cheapHash = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$xUA8VRcyIcfbX7xCnu1vc1nHkn3VE/OUgXenO/l0FSk"
+
+func bcryptHash(t testing.TB, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(hash)
+}
+
+func TestPasswords(t *testing.T) {
+	hash, err := hashPassword("correct horse")
+	if err != nil || !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {
+		t.Fatal(hash, err)
+	}
+	if again, err := hashPassword("correct horse"); err != nil || again == hash {
+		t.Error("two hashes are the same", err)
+	}
+	long := strings.Repeat("L", maxBcrypt)
+	for _, x := range []struct {
+		hash, password string
+		ok, weak       bool
+	}{
+		{hash, "correct horse", true, false}, {hash, "correct horsf", false, false}, {hash, "", false, false}, {hash, "correct horse\x00", false, false},
+		{bcryptHash(t, "password"), "password", true, true}, {bcryptHash(t, "password"), "Password", false, true},
+		{bcryptHash(t, long), long, true, true}, {bcryptHash(t, long), long + "WRONG", false, true},
+		// bcrypt repeats a password with a NUL behind it until it has 72 bytes.
+		{bcryptHash(t, "password"), "password\x00password", false, true},
+	} {
+		if ok, weak, err := checkPassword(x.hash, x.password); ok != x.ok || weak != x.weak || err != nil {
+			t.Errorf("%q: %v %v %v", x.password, ok, weak, err)
+		}
+	}
+	if ok, _, err := checkPassword(nobodysHash, ""); ok || err != nil {
+		t.Error("nobody has a password", err)
+	}
+}
+
+func TestNewPasswords(t *testing.T) {
+	for password, ok := range map[string]bool{
+		"12345678": true, "ééééüüüü": true, strings.Repeat("x", maxPassword): true,
+		"": false, "1234567": false, "ééééüüü": false, strings.Repeat("x", maxPassword+1): false, "1234\x005678": false, "1234\xff5678": false,
+	} {
+		if err := CheckNewPassword(password); (err == nil) != ok {
+			t.Errorf("%.20q: %v", password, err)
+		}
+	}
+}
+
+// A stored hash that is not one is an error, not a panic and not a password.
+func TestMalformedHashes(t *testing.T) {
+	good, err := hashPassword("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(good, "m=19456,t=2,p=1$")
+	for _, hash := range []string{
+		"", "x", "$", "x$y$z", "$2a$", "$2b$10$abc", "$2y$99$" + strings.Repeat("a", 53), "$2x$10$" + strings.Repeat("a", 53), "$argon2id$", "$argon2i$v=19$m=8,t=1,p=1$" + rest,
+		"$argon2id$v=19$m=19456,t=0,p=1$" + rest, "$argon2id$v=19$m=19456,t=2,p=0$" + rest, "$argon2id$v=19$m=19456,t=2,p=256$" + rest,
+		"$argon2id$v=19$m=4294967295,t=2,p=1$" + rest, "$argon2id$v=19$m=-1,t=2,p=1$" + rest, "$argon2id$v=19$m=8,t=1000000,p=1$" + rest, "$argon2id$v=16$m=8,t=1,p=1$" + rest,
+		"$argon2id$v=19$m=8,t=1,p=1$", "$argon2id$v=19$m=8,t=1,p=1$$", "$argon2id$v=19$m=8,t=1,p=1$AAAA$", "$argon2id$v=19$m=8,t=1,p=1$AAAA$AA", "$argon2id$v=19$m=8,t=1,p=1$!$" + rest,
+		good + "$x", good + "=", good[:len(good)-1],
+	} {
+		if ok, _, err := checkPassword(hash, "x"); ok || err == nil {
+			t.Errorf("%q: %v %v", hash, ok, err)
+		}
+	}
+}
