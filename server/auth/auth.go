@@ -103,10 +103,11 @@ func (a *Authority) Start(ctx context.Context, password string) (made string, er
 	return made, err
 }
 
-// RotateKey makes a new key to sign with. Tokens that the old one signed are good until they end.
+// RotateKey makes a new key to sign with. Bearer tokens that the old one signed are good until they end; its refresh tokens
+// end with them, so that whoever has taken the key has nothing left then.
 func (a *Authority) RotateKey(ctx context.Context, by registry.Actor) error {
 	return a.change(ctx, by, "rotate key", "", func(tx *db.Tx) error {
-		return tx.RotateSigningKey(newSigningKey(), tx.Now.Add(-2*refreshLifetime))
+		return tx.RotateSigningKey(newSigningKey(), tx.Now.Add(-2*maxLifetime(typeAccess)))
 	})
 }
 

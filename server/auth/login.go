@@ -69,7 +69,7 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 			return c, nil
 		}
 	}
-	if s != nil && !s.Disabled && a.logins.remembers(name, password, s.Generation) {
+	if s != nil && !s.Disabled && a.logins.remembers(a.db.Now(), name, password, s.Generation) {
 		return Caller{Name: name, LoggedIn: true, standing: s}, nil
 	}
 	if wait := a.throttle.enter(a.db.Now(), name, from); wait > 0 {
@@ -84,7 +84,7 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 		return Caller{}, registry.Unauthorized.With(nil)
 	}
 	a.throttle.leave(a.db.Now(), name, from)
-	a.logins.remember(name, password, s.Generation)
+	a.logins.remember(a.db.Now(), name, password, s.Generation)
 	if err := a.loggedIn(ctx, s.User, password, weak); err != nil {
 		a.log.Error("a login could not be noted", "user", name, "err", err)
 	}
@@ -191,10 +191,11 @@ func (a *Authority) used(ctx context.Context, t apiToken) {
 // logins checks passwords, few at a time because each takes memory and time on purpose, and remembers for a while which
 // were right: clients with Basic authentication send them with every request.
 type logins struct {
-	key   []byte // of this process
-	slots chan struct{}
-	mu    *sync.Mutex
-	right map[[sha256.Size]byte]rightPassword
+	key     []byte // of this process
+	slots   chan struct{}
+	compare func(hash, password string) (ok, weak bool, err error)
+	mu      *sync.Mutex
+	right   map[[sha256.Size]byte]rightPassword
 }
 
 type rightPassword struct {
@@ -211,7 +212,7 @@ const (
 func newLogins() logins {
 	key := make([]byte, sha256.Size)
 	rand.Read(key)
-	return logins{key: key, slots: make(chan struct{}, loginSlots), mu: &sync.Mutex{}, right: map[[sha256.Size]byte]rightPassword{}}
+	return logins{key: key, slots: make(chan struct{}, loginSlots), compare: checkPassword, mu: &sync.Mutex{}, right: map[[sha256.Size]byte]rightPassword{}}
 }
 
 func (l *logins) sum(name, password string) (sum [sha256.Size]byte) {
@@ -221,7 +222,7 @@ func (l *logins) sum(name, password string) (sum [sha256.Size]byte) {
 	return sum
 }
 
-func (l *logins) remembers(name, password string, generation int64) bool {
+func (l *logins) remembers(now time.Time, name, password string, generation int64) bool {
 	if len(password) > maxPassword {
 		return false
 	}
@@ -229,17 +230,17 @@ func (l *logins) remembers(name, password string, generation int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r, ok := l.right[sum]
-	return ok && r.generation == generation && time.Now().Before(r.until)
+	return ok && r.generation == generation && now.Before(r.until)
 }
 
-func (l *logins) remember(name, password string, generation int64) {
+func (l *logins) remember(now time.Time, name, password string, generation int64) {
 	sum := l.sum(name, password)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.right) >= maxRight {
 		clear(l.right)
 	}
-	l.right[sum] = rightPassword{generation, time.Now().Add(rememberRight)}
+	l.right[sum] = rightPassword{generation, now.Add(rememberRight)}
 }
 
 // enter waits for a slot, which leave gives back.
@@ -277,6 +278,6 @@ func (l *logins) check(ctx context.Context, s *standing, password string) (ok, w
 	if len(password) > maxPassword || !utf8.ValidString(password) {
 		password, s = "", nil
 	}
-	ok, weak, err = checkPassword(hash, password)
+	ok, weak, err = l.compare(hash, password)
 	return ok && s != nil, weak, err
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -232,8 +233,11 @@ func (c Caller) FromToken(repo db.RepoName, want Actions) bool {
 // IsAdmin says whether a caller may do everything, with nothing taken from him by a token.
 func (c Caller) IsAdmin() bool { return c.standing != nil && c.standing.Admin && c.isWhole() }
 
-// ReadsAll says whether a caller is an admin who may read, be it with a token.
-func (c Caller) ReadsAll() bool { return c.standing != nil && c.standing.Admin && !c.bearer }
+// ReadsAll says whether a caller is an admin who may read, be it with an API token for every repository.
+func (c Caller) ReadsAll() bool {
+	everything := slices.ContainsFunc(c.bounds, func(r Rule) bool { return r.Repository == "**" })
+	return c.standing != nil && c.standing.Admin && !c.bearer && (!c.bounded || everything)
+}
 
 // IsUser says whether a caller is a user, with nothing taken from him by a token. Only such a one may change what he may
 // do otherwise: his password, his tokens.

@@ -117,7 +117,10 @@ type bearer struct {
 	key string // the id of its key
 }
 
-const maxBearers = 4096
+const (
+	maxBearers    = 4096
+	maxRemembered = 2 << 10 // bytes; a token for a few repositories has less
+)
 
 var errToken = errors.New("not a token of this registry, or one that has ended")
 
@@ -134,6 +137,8 @@ func (a *Authority) verify(ctx context.Context, text, kind string) (claims, erro
 		if b, err = a.parse(text, kind, keys); err != nil {
 			return claims{}, err
 		}
+	}
+	if !ok && len(text) <= maxRemembered {
 		a.bearers.Lock()
 		if len(a.bearers.known) >= maxBearers || a.bearers.known == nil {
 			a.bearers.known = map[string]bearer{}

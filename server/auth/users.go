@@ -128,6 +128,9 @@ func (a *Authority) createUser(ctx context.Context, by registry.Actor, name, has
 	})
 }
 
+// maxCost bounds how long a login of an imported user takes, to about a second: others wait for it.
+const maxCost = 14
+
 // ImportHtpasswd adds the users of a file of htpasswd's form with bcrypt hashes, which the first login of each replaces.
 // Those that exist stay as they are. It returns the names of those it added; nothing is added if a line is wrong.
 func (a *Authority) ImportHtpasswd(ctx context.Context, by registry.Actor, file io.Reader) (added []string, err error) {
@@ -143,8 +146,8 @@ func (a *Authority) ImportHtpasswd(ctx context.Context, by registry.Actor, file 
 		if err := checkNewName(name); err != nil {
 			return nil, invalid(fmt.Errorf("line %d: %w", n, err))
 		}
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !isBcrypt(hash) {
-			return nil, invalid(fmt.Errorf("line %d: the password of %s is not hashed with bcrypt (htpasswd -B)", n, name))
+		if cost, err := bcrypt.Cost([]byte(hash)); err != nil || !isBcrypt(hash) || cost > maxCost {
+			return nil, invalid(fmt.Errorf("line %d: the password of %s is not hashed with bcrypt (htpasswd -B) of a cost up to %d", n, name, maxCost))
 		}
 		entries = append(entries, entry{name, hash})
 	}
