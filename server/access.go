@@ -50,8 +50,10 @@ func (s *Server) mayUse(w *recorder, r *http.Request) (may bool, err error) {
 		}
 		w.keepTags = true
 		return s.may(r, w.caller, w.target.repo, auth.Create)
+	case accessPull, accessDelete:
+		return s.may(r, w.caller, w.target.repo, w.route.access.actions())
 	}
-	return s.may(r, w.caller, w.target.repo, w.route.access.actions())
+	return false, nil // somebody forgot
 }
 
 // may says whether a caller may do something in a repository.
