@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -125,8 +126,9 @@ const maxStandings = 10_000
 // standing is what a user may be asked about.
 type standing struct {
 	db.User
-	grants []Rule
-	tokens []apiToken
+	generation string // as tokens have it
+	grants     []Rule
+	tokens     []apiToken
 }
 
 // apiToken is a token of a user with its scopes understood.
@@ -158,6 +160,7 @@ func (a *Authority) standing(ctx context.Context, name string) (*standing, error
 		if s.User, err = tx.User(name); err != nil {
 			return err
 		}
+		s.generation = strconv.FormatInt(s.Generation, 10)
 		grants, err := tx.GrantsOf(s.User)
 		if err != nil {
 			return err

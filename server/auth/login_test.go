@@ -570,8 +570,8 @@ func TestRememberedBearersAreBounded(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for text := range w.bearers.known {
-		size = max(size, len(text))
+	for key := range w.bearers.known {
+		size = max(size, len(key.text))
 	}
 	if size*maxBearers > 16<<20 || len(w.bearers.known) != 2 {
 		t.Errorf("%d tokens, up to %d bytes each", len(w.bearers.known), size)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -100,7 +99,7 @@ func (a *Authority) sign(ctx context.Context, c Caller, kind string, access []Ac
 		Access: access, APIToken: c.apiToken,
 	}
 	if c.standing != nil {
-		said.Generation = strconv.FormatInt(c.standing.Generation, 10)
+		said.Generation = c.standing.generation
 	}
 	t := jwt.NewWithClaims(jwt.SigningMethodHS256, said)
 	t.Header["typ"], t.Header["kid"] = kind, keys[0].ID
@@ -110,8 +109,10 @@ func (a *Authority) sign(ctx context.Context, c Caller, kind string, access []Ac
 // bearers remembers tokens whose signature was found good. What else makes a token good is looked at each time.
 type bearers struct {
 	sync.Mutex
-	known map[string]bearer
+	known map[bearerKey]bearer
 }
+
+type bearerKey struct{ kind, text string }
 
 type bearer struct {
 	claims
@@ -132,7 +133,7 @@ func (a *Authority) verify(ctx context.Context, text, kind string) (claims, erro
 		return claims{}, err
 	}
 	a.bearers.Lock()
-	b, ok := a.bearers.known[kind+text]
+	b, ok := a.bearers.known[bearerKey{kind, text}]
 	a.bearers.Unlock()
 	if !ok {
 		if b, err = a.parse(text, kind, keys); err != nil {
@@ -142,9 +143,9 @@ func (a *Authority) verify(ctx context.Context, text, kind string) (claims, erro
 	if !ok && len(text) <= maxRemembered {
 		a.bearers.Lock()
 		if len(a.bearers.known) >= maxBearers || a.bearers.known == nil {
-			a.bearers.known = map[string]bearer{}
+			a.bearers.known = map[bearerKey]bearer{}
 		}
-		a.bearers.known[kind+text] = b
+		a.bearers.known[bearerKey{kind, strings.Clone(text)}] = b
 		a.bearers.Unlock()
 	}
 	if !b.ExpiresAt.After(a.db.Now()) || !a.isGood(b.key, keys) {
@@ -215,7 +216,7 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 	if err != nil {
 		return Caller{}, err
 	}
-	if c.standing.Disabled || said.Generation != strconv.FormatInt(c.standing.Generation, 10) {
+	if c.standing.Disabled || said.Generation != c.standing.generation {
 		return Caller{}, errToken
 	}
 	if said.APIToken == "" {
