@@ -1,9 +1,14 @@
 package server
 
 import (
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Figures are for admins, and for API tokens of theirs that are for every repository.
@@ -130,5 +135,38 @@ func TestCatalogOfEverybody(t *testing.T) {
 	}
 	if got := w.ask("GET", "/v2/_catalog?last=alice/zzz&n=1", "", bob); got.Body.String() != `{"repositories":["bob/x"]}` {
 		t.Error(got.Body)
+	}
+}
+
+// What a tag stands for is content and media type: neither changes for somebody who may only add, nor under a rule.
+func TestMediaTypeOfWhatIsThere(t *testing.T) {
+	const oci, docker = "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"
+	w := newWorld(t)
+	w.user("alice")
+	w.user("creator")
+	w.grant("creator", "create:alice/**")
+	alice, creator := basic("alice", password("alice")), basic("creator", password("creator"))
+	text := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":1},"layers":[]}`, w.blob("alice/a", "x"))
+	digest := digest.FromString(text).String()
+	for i, x := range []struct {
+		by, reference, mediaType string
+		status                   int
+		is                       string
+	}{
+		{creator, "v1", oci, 201, oci}, {creator, "v1", oci, 201, oci}, {creator, digest, docker, 403, oci}, {creator, "v2", docker, 403, oci}, {creator, digest + "?tag=v2", docker, 403, oci},
+		{alice, digest, docker, 201, docker}, {alice, "v1", oci, 201, oci},
+	} {
+		got := w.ask("PUT", "/v2/alice/a/manifests/"+x.reference, text, x.by, "Content-Type: "+x.mediaType)
+		is := w.ask("HEAD", "/v2/alice/a/manifests/v1", "", alice).Header().Get("Content-Type")
+		if got.Code != x.status || is != x.is {
+			t.Errorf("%d: %d %s; the tag is %s", i, got.Code, got.Body, is)
+		}
+	}
+	w.must(w.reg.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "alice/*", Tag: "v*"}))
+	if got := w.ask("PUT", "/v2/alice/a/manifests/"+digest, text, alice, "Content-Type: "+docker); got.Code != 409 {
+		t.Error(got.Code, got.Body)
+	}
+	if got := w.ask("PUT", "/v2/alice/a/manifests/"+digest+"?tag=other", text, alice, "Content-Type: "+oci); got.Code != 201 {
+		t.Error(got.Code, got.Body)
 	}
 }

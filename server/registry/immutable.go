@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 
 	"registry/db"
 
@@ -78,6 +80,26 @@ func refuseImmutable[T ~string](tx *db.Tx, repo RepoName, tags ...T) error {
 		}
 	}
 	return nil
+}
+
+// keepMediaType refuses a push that would give a manifest another media type, which one that does not say its own can have
+// had: its tags would stand for something else. It is as with setTag.
+func (r *Registry) keepMediaType(tx *db.Tx, repo RepoName, m db.Manifest, keep bool) error {
+	was, err := tx.StatManifest(repo, m.Digest)
+	if errors.Is(err, db.ErrNotFound) || err == nil && was.MediaType == m.MediaType {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if keep {
+		return Denied.With(fmt.Sprintf("the manifest is here as %s, and changing that needs the right to push", was.MediaType))
+	}
+	tags, err := tx.TagsOf(was.ID, math.MaxInt)
+	if err != nil {
+		return err
+	}
+	return refuseImmutable(tx, repo, tags...)
 }
 
 // setTag points a tag at a manifest. If it points at another one it has to be neither immutable nor kept.

@@ -16,7 +16,7 @@ type Put struct {
 	Tags      []Tag     // more tags it gets, if it is pushed by digest
 	MediaType string    // Content-Type without parameters, "" if the client gave none
 	Content   []byte
-	KeepTags  bool // a tag that points at something else is not moved: Denied
+	KeepTags  bool // a tag that points at something else is not moved, nor is a manifest made one of another type: Denied
 }
 
 // PutResult is what was stored.
@@ -49,6 +49,9 @@ func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutRe
 			return err
 		}
 		m := db.Manifest{RepositoryID: repositoryID, Digest: d, MediaType: doc.mediaType, Size: int64(len(p.Content)), Content: p.Content}
+		if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
+			return err
+		}
 		if m.ID, err = storeManifest(tx, m, doc, r.sparse); err != nil {
 			return err
 		}
