@@ -245,12 +245,8 @@ var variants = func() []variant {
 		unknown := outcome{404, "BLOB_UPLOAD_UNKNOWN"}
 		list = append(list, variant{"upload of somebody else", x.method, endpointUpload, needPush, session(x.query, true), unknown, unknown})
 	}
-	return append(list, managed()...)
+	return list
 }()
-
-// managed are the routes of the management, which has a table of its own: each of it becomes a variant whose endpoint is
-// its path, and allEndpoints has to name it.
-func managed() []variant { return nil }
 
 // allEndpoints is everything that there is a rule for, as "METHOD endpoint".
 func allEndpoints() (list []string) {
