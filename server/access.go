@@ -16,6 +16,9 @@ func (s *Server) authorize(w *recorder, r *http.Request) error {
 	if s.cfg.Auth == nil {
 		return nil
 	}
+	if from := r.URL.Query().Get("from"); w.target.endpoint == endpointUploads && from != "" {
+		w.source, _ = registry.ParseRepoName(from) // the handler says what is wrong with it
+	}
 	address := s.clientAddress(r)
 	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), address)
 	if err != nil {
@@ -103,7 +106,11 @@ func (w *recorder) scope() string {
 	case accessPull:
 		return "repository:" + string(w.target.repo) + ":pull"
 	case accessPush:
-		return "repository:" + string(w.target.repo) + ":pull,push"
+		scope := "repository:" + string(w.target.repo) + ":pull,push"
+		if w.source != "" { // which is what a mount reads
+			scope += " repository:" + string(w.source) + ":pull"
+		}
+		return scope
 	case accessDelete:
 		return "repository:" + string(w.target.repo) + ":pull,delete"
 	case accessCatalog:

@@ -28,6 +28,7 @@ type recorder struct {
 	route    *route // nil if the path or the method has none
 	caller   auth.Caller
 	registry *registry.Registry // as the caller uses it
+	source   registry.RepoName  // that a push mounts a blob from
 	keepTags bool               // the caller may push what is new, and move no tag
 	status   int                // 0 until the header is written
 	bytes    int64              // of the body, out

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"registry/server/auth"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -74,23 +73,39 @@ func (s *Server) mount(w *recorder, r *http.Request, t target, text, from string
 }
 
 // mountable is the repository that a blob may be mounted from: from, or if that is empty any; "" if the caller may read
-// none that has it. He is not told: he uploads the blob then, as if it were not there.
+// none that has it. He is not told: he uploads the blob then, as if it were not there. Unauthorized with a challenge that
+// names the repository if he may read it, and his bearer token does not say so.
 func (s *Server) mountable(w *recorder, r *http.Request, d digest.Digest, from registry.RepoName) (registry.RepoName, error) {
 	if s.cfg.Auth == nil {
 		return from, nil
 	}
+	source, err := s.source(r, d, from, s.cfg.Auth.MayMount(w.caller))
+	if source != "" || err != nil {
+		return source, err
+	}
+	if w.source, err = s.source(r, d, from, s.cfg.Auth.MayRead(w.caller)); w.source == "" || err != nil {
+		return "", err
+	}
+	return "", s.challenge(w, r, registry.Unauthorized.With(nil))
+}
+
+// source is mountable for somebody who may read what mayRead says.
+func (s *Server) source(r *http.Request, d digest.Digest, from registry.RepoName, mayRead func(registry.RepoName, bool) (bool, error)) (registry.RepoName, error) {
 	if from == "" {
-		found, err := s.registry.FindBlob(r.Context(), d, s.cfg.Auth.MayMount(w.caller))
+		found, err := s.registry.FindBlob(r.Context(), d, mayRead)
 		if registry.BlobUnknown.Is(err) {
 			err = nil
 		}
 		return found, err
 	}
-	may, err := s.may(r, w.caller, from, auth.Pull)
-	if !may {
-		from = ""
+	public, err := s.registry.IsPublic(r.Context(), from)
+	if err != nil {
+		return "", err
 	}
-	return from, err
+	if may, err := mayRead(from, public); !may {
+		return "", err
+	}
+	return from, nil
 }
 
 // getUpload says how far a session has come (end-13).
