@@ -230,7 +230,12 @@ func (l *logins) remembers(now time.Time, name, password string, generation int6
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r, ok := l.right[sum]
-	return ok && r.generation == generation && now.Before(r.until)
+	if !ok || r.generation != generation || now.After(r.until) {
+		return false
+	}
+	// Whoever is at work goes on, whatever the throttle and the queue of others' passwords would have him wait for.
+	l.right[sum] = rightPassword{generation, now.Add(rememberRight)}
+	return true
 }
 
 func (l *logins) remember(now time.Time, name, password string, generation int64) {
