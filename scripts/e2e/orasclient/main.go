@@ -1,5 +1,6 @@
 // Command orasclient drives a registry through the oras-go library for the end-to-end run, one
-// operation an invocation, over plain HTTP without credentials. It stands in for the oras command.
+// operation an invocation, over plain HTTP. It stands in for the oras command, and like that one keeps
+// logins in Docker's configuration file.
 // Its resume operation speaks HTTP itself: no client exposes a push that is cut and taken up again.
 package main
 
@@ -16,6 +17,9 @@ import (
 	"oras.land/oras-go/v2/content/file"
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
 const artifactType = "application/vnd.example.e2e"
@@ -29,7 +33,10 @@ type operation struct {
 }
 
 var operations = []operation{
+	{"login", "HOST USER PASSWORD", 3, login},
+	{"logout", "HOST", 1, logout},
 	{"push", "REF FILE", 2, push},
+	{"mount", "REF FILE REPOSITORY (to mount blobs from)", 3, pushMounting},
 	{"pull", "REF DIR", 2, pull},
 	{"attach", "REF FILE TYPE", 3, attach},
 	{"discover", "REF TYPE", 2, discover},
@@ -67,7 +74,43 @@ func open(ref string) (*remote.Repository, string, error) {
 		return nil, "", err
 	}
 	repo.PlainHTTP = true
-	return repo, repo.Reference.Reference, nil
+	repo.Client, err = client()
+	return repo, repo.Reference.Reference, err
+}
+
+// client returns the HTTP client of the library, with the logins that are kept.
+func client() (*auth.Client, error) {
+	store, err := logins()
+	if err != nil {
+		return nil, err
+	}
+	return &auth.Client{Client: retry.DefaultClient, Cache: auth.NewCache(), Credential: credentials.Credential(store)}, nil
+}
+
+func logins() (credentials.Store, error) {
+	return credentials.NewStoreFromDocker(credentials.StoreOptions{AllowPlaintextPut: true})
+}
+
+// login asks the registry whether user and password are right and keeps them.
+func login(ctx context.Context, args []string) error {
+	store, err := logins()
+	if err != nil {
+		return err
+	}
+	reg, err := remote.NewRegistry(args[0])
+	if err != nil {
+		return err
+	}
+	reg.PlainHTTP = true
+	return credentials.Login(ctx, store, reg, auth.Credential{Username: args[1], Password: args[2]})
+}
+
+func logout(ctx context.Context, args []string) error {
+	store, err := logins()
+	if err != nil {
+		return err
+	}
+	return credentials.Logout(ctx, store, args[0])
 }
 
 // push packs one file as an artifact, pushes it and prints its digest.
@@ -76,12 +119,23 @@ func push(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	desc, err := packAndCopy(ctx, repo, args[1], artifactType, nil, tag)
+	desc, err := packAndCopy(ctx, repo, args[1], artifactType, nil, tag, "")
 	if err != nil {
 		return err
 	}
 	fmt.Println(desc.Digest)
 	return nil
+}
+
+// pushMounting is push that asks the registry to take blobs from another of its repositories. The
+// library uploads what it is not given.
+func pushMounting(ctx context.Context, args []string) error {
+	repo, tag, err := open(args[0])
+	if err != nil {
+		return err
+	}
+	_, err = packAndCopy(ctx, repo, args[1], artifactType, nil, tag, args[2])
+	return err
 }
 
 // attach pushes a file as a referrer of ref and prints the referrer's digest.
@@ -94,7 +148,7 @@ func attach(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	desc, err := packAndCopy(ctx, repo, args[1], args[2], &subject, "")
+	desc, err := packAndCopy(ctx, repo, args[1], args[2], &subject, "", "")
 	if err != nil {
 		return err
 	}
@@ -103,8 +157,9 @@ func attach(ctx context.Context, args []string) error {
 }
 
 // packAndCopy builds an artifact of one file beside it and copies it to the repository, under the
-// tag or, if that is empty, under its digest alone.
-func packAndCopy(ctx context.Context, repo *remote.Repository, path, kind string, subject *ocispec.Descriptor, tag string) (ocispec.Descriptor, error) {
+// tag or, if that is empty, under its digest alone. Blobs are mounted from the repository from, if
+// there is one.
+func packAndCopy(ctx context.Context, repo *remote.Repository, path, kind string, subject *ocispec.Descriptor, tag, from string) (ocispec.Descriptor, error) {
 	dir, err := os.MkdirTemp("", "pack")
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -130,7 +185,11 @@ func packAndCopy(ctx context.Context, repo *remote.Repository, path, kind string
 	if err := store.Tag(ctx, desc, tag); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return oras.Copy(ctx, store, tag, repo, tag, oras.DefaultCopyOptions)
+	options := oras.DefaultCopyOptions
+	if from != "" {
+		options.MountFrom = func(context.Context, ocispec.Descriptor) ([]string, error) { return []string{from}, nil }
+	}
+	return oras.Copy(ctx, store, tag, repo, tag, options)
 }
 
 // pull writes the artifact's file to DIR/artifact.
@@ -204,6 +263,9 @@ func repos(ctx context.Context, args []string) error {
 		return err
 	}
 	reg.PlainHTTP = true
+	if reg.Client, err = client(); err != nil {
+		return err
+	}
 	list, err := registry.Repositories(ctx, reg)
 	if err != nil {
 		return err
