@@ -159,9 +159,10 @@ func fresh(make func(c *cell) string, otherwise string) func(*cell, bool) (strin
 }
 
 func mount(from string) func(*cell, bool) (string, string, []string) {
-	return func(c *cell, needed bool) (string, string, []string) {
+	return func(c *cell, _ bool) (string, string, []string) {
 		d := noDigest
-		if needed && c.k.exists {
+		// Also for whoever may, and has to ask for another token first.
+		if c.k.exists && !c.p.invalid && !c.p.narrow && c.p.rights.and(c.p.bounds).create {
 			d = c.w.blob(sourceRepo, fmt.Sprint("to mount ", c.n))
 		}
 		return "/v2/" + c.k.name + "/blobs/uploads/?mount=" + d.String() + from, "", nil
@@ -420,9 +421,14 @@ func model(v variant, p principal, k kind, anonymous bool) (want outcome, challe
 	}
 	challenge = `Bearer realm="http://example.com/auth/token",service="registry"`
 	word := map[needs]string{needPull: "pull", needPush: "pull,push", needMove: "pull,push", needDelete: "pull,delete"}[v.needs]
+	mounts := strings.HasPrefix(v.name, "mount")
+	source := "" // is named by whoever may ask for more with another token
+	if mounts && (v.name == "mount" || k.exists && p.bearer && p.allows(k, anonymous).create && !p.narrow) {
+		source = " repository:" + sourceRepo + ":pull"
+	}
 	switch {
 	case word != "":
-		challenge += `,scope="repository:` + k.name + `:` + word + `"`
+		challenge += `,scope="repository:` + k.name + `:` + word + source + `"`
 	case v.needs == needCatalog:
 		challenge += `,scope="registry:catalog:*"`
 	}
@@ -445,8 +451,10 @@ func model(v variant, p principal, k kind, anonymous bool) (want outcome, challe
 	switch {
 	case may && v.needs == needMove && !c.push && k.exists:
 		return outcome{403, "DENIED"}, ""
-	case may && strings.HasPrefix(v.name, "mount") && p.bearer:
-		return outcome{202, ""}, "" // the token does not name where it would come from
+	case may && mounts && p.bearer && source != "":
+		return unauthorized, challenge // the token does not name where it would come from
+	case may && mounts && p.bearer:
+		return outcome{202, ""}, "" // there is no such blob
 	case may:
 		return want, ""
 	case p.user == "" || p.bearer:
