@@ -184,3 +184,26 @@ func (tx *Tx) DeletionsOfBlob(blobID int64, limit int) ([]DeletedManifest, error
 func (tx *Tx) TagsOf(manifestID int64, limit int) ([]string, error) {
 	return tx.strings(`SELECT name FROM tags WHERE manifest_id = ? ORDER BY name LIMIT ?`, manifestID, limit)
 }
+
+// ManifestDigests returns the digests of all manifests of a repository, in no order.
+func (tx *Tx) ManifestDigests(repositoryID int64) ([]digest.Digest, error) {
+	return tx.digests(`SELECT digest FROM manifests WHERE repository_id = ?`, repositoryID)
+}
+
+// BlobDigests returns the digests of all undamaged blobs of a repository, in no order.
+func (tx *Tx) BlobDigests(repositoryID int64) ([]digest.Digest, error) {
+	return tx.digests(`SELECT b.digest FROM repository_blobs l JOIN blobs b ON b.id = l.blob_id WHERE l.repository_id = ? AND b.damaged_at = 0`, repositoryID)
+}
+
+func (tx *Tx) digests(query string, args ...any) (list []digest.Digest, err error) {
+	err = tx.rows(query, args, func(r *sql.Rows) error {
+		var packed []byte
+		if err := r.Scan(&packed); err != nil {
+			return err
+		}
+		d, err := unpackDigest(packed)
+		list = append(list, d)
+		return err
+	})
+	return list, err
+}

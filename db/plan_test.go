@@ -48,6 +48,7 @@ func TestPlans(t *testing.T) {
 		"usage of a tag":     func() { tx.TagUsage(1) },
 		"empty repositories": func() { tx.EmptyRepositories(1, Cutoff{}, 1) },
 		"usage":              func() { tx.RepositoryUsages("", 1); tx.RepositoryUsage("a") },
+		"inventory":          func() { tx.ManifestDigests(1); tx.BlobDigests(1) },
 		"sums": func() {
 			tx.counted(1)
 			tx.countUnlinked(1, "")

@@ -35,9 +35,10 @@ type document struct {
 }
 
 type reference struct {
-	digest   digest.Digest
-	size     int64
-	optional bool // a layer that is fetched from elsewhere and need not be here
+	digest    digest.Digest
+	size      int64
+	mediaType string
+	optional  bool // a layer that is fetched from elsewhere and need not be here
 }
 
 // parseManifest reads a manifest of any media type. It is strict about what two readers could understand differently:
@@ -283,7 +284,7 @@ type descriptor struct {
 
 func (d descriptor) reference() reference {
 	optional := d.mediaType == dockerForeignLayer || strings.HasPrefix(d.mediaType, ociNonDistributable)
-	return reference{digest: d.digest, size: d.size, optional: optional}
+	return reference{digest: d.digest, size: d.size, mediaType: d.mediaType, optional: optional}
 }
 
 // readDescriptor reads a content descriptor (image-spec, "OCI Content Descriptors").

@@ -29,43 +29,66 @@ type PutResult struct {
 // ManifestInvalid; DigestInvalid if the content does not have the digest of Ref; ManifestBlobUnknown, with the missing
 // digests as its detail, if the repository lacks what the manifest needs and may not lack it.
 func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutResult, error) {
-	doc, err := parseManifest(p.MediaType, p.Content)
+	m, err := p.parse()
 	if err != nil {
 		return PutResult{}, err
 	}
-	tags, alg := p.Tags, digest.SHA256
-	if p.Ref.Digest != "" {
-		alg = p.Ref.Digest.Algorithm()
-	} else {
-		tags = []Tag{p.Ref.Tag}
-	}
-	d := alg.FromBytes(p.Content)
-	if p.Ref.Digest != "" && d != p.Ref.Digest {
-		return PutResult{}, DigestInvalid.With("the manifest does not have this digest")
-	}
-	err = r.db.Update(ctx, func(tx *db.Tx) error {
-		repositoryID, err := tx.MakeRepository(repo, r.public)
-		if err != nil {
-			return err
-		}
-		m := db.Manifest{RepositoryID: repositoryID, Digest: d, MediaType: doc.mediaType, Size: int64(len(p.Content)), Content: p.Content}
-		if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
-			return err
-		}
-		if m.ID, err = storeManifest(tx, m, doc, r.sparse); err != nil {
-			return err
-		}
-		for _, tag := range tags {
-			if err := r.setTag(tx, repo, tag, m, p.KeepTags); err != nil {
-				return err
-			}
-		}
-		return r.audit(tx, "push", repo, pushed(tags, d))
-	})
+	err = r.db.Update(ctx, func(tx *db.Tx) error { return r.put(tx, repo, m, "push") })
 	if err != nil {
 		return PutResult{}, AsError(err)
 	}
-	return PutResult{Digest: d, Subject: doc.subject}, nil
+	return PutResult{Digest: m.digest, Subject: m.doc.subject}, nil
+}
+
+// parsedPut is a push that has been understood.
+type parsedPut struct {
+	Put
+	doc    *document
+	digest digest.Digest
+	tags   []Tag // all that it gets
+}
+
+func (p Put) parse() (m parsedPut, err error) {
+	m = parsedPut{Put: p, tags: p.Tags}
+	if m.doc, err = parseManifest(p.MediaType, p.Content); err != nil {
+		return m, err
+	}
+	alg := digest.SHA256
+	if p.Ref.Digest != "" {
+		alg = p.Ref.Digest.Algorithm()
+	} else {
+		m.tags = []Tag{p.Ref.Tag}
+	}
+	m.digest = alg.FromBytes(p.Content)
+	if p.Ref.Digest != "" && m.digest != p.Ref.Digest {
+		return m, DigestInvalid.With("the manifest does not have this digest")
+	}
+	return m, nil
+}
+
+// put does within a transaction what PutManifest does; action is what the audit calls it.
+func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) error {
+	repositoryID, err := tx.MakeRepository(repo, r.public)
+	if err != nil {
+		return err
+	}
+	m := db.Manifest{RepositoryID: repositoryID, Digest: p.digest, MediaType: p.doc.mediaType, Size: int64(len(p.Content)), Content: p.Content}
+	if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
+		return err
+	}
+	if m.ID, err = storeManifest(tx, m, p.doc, r.sparse); err != nil {
+		return err
+	}
+	return r.tagAll(tx, repo, m, p, action)
+}
+
+func (r *Registry) tagAll(tx *db.Tx, repo RepoName, m db.Manifest, p parsedPut, action string) error {
+	for _, tag := range p.tags {
+		if err := r.setTag(tx, repo, tag, m, p.KeepTags); err != nil {
+			return err
+		}
+	}
+	return r.audit(tx, action, repo, pushed(p.tags, p.digest))
 }
 
 // storeManifest writes a manifest with everything that follows from it: what it holds, what it misses, and its entry
