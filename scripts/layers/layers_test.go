@@ -14,7 +14,7 @@ import (
 var layers = [][]string{
 	{"registry/db", "registry/blobs"},
 	{"registry/server/registry"},
-	{"registry/server/auth", "registry/server/certs"},
+	{"registry/server/auth", "registry/server/certs", "registry/server/bundle"},
 	{"registry/server/admin"},
 	{"registry/server"},
 	{"registry/server/command"},
@@ -35,6 +35,7 @@ var bans = []struct {
 	{"registry/server/", "registry/blobs", []string{"registry/server/registry"},
 		"a blob is read through a repository that has it, and package registry checks that"},
 	{"registry/server/auth", "net/http", nil, "who may do what is a question of the command line, too"},
+	{"registry/server/bundle", "net/http", nil, "bundles are for where there is no network"},
 	{"registry/server/registry", "net/http", nil, "the registry works without HTTP: command line, mirror and bundles are callers too"},
 	{"registry/db", "net/http", nil, "the database knows no protocol"},
 	{"registry/blobs", "net/http", nil, "a directory knows no protocol"},
