@@ -100,7 +100,7 @@ func (p *Program) app() *cli.App {
 		Usage: "an OCI container registry: one binary, one SQLite file, one directory of blobs",
 		Description: "A flag wins over its variable, a variable of the environment over one in --env-file, and that over the default. " +
 			"Flags have variables named like REGISTRY_DRAIN_TIMEOUT for --drain-timeout. " +
-			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check or backup found damage.",
+			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check, backup or bundle verify found damage.",
 		Version:              p.build().Version,
 		Flags:                []cli.Flag{envFileFlag()},
 		Commands:             p.commands(),
@@ -182,6 +182,13 @@ func (p *Program) commands() []*cli.Command {
 			p.command("list", "", "list the rules", p.immutableList, locationFlags(), jsonFlag()),
 		),
 		p.command("audit", "", "list who did what, the latest first", p.audit, locationFlags(), auditFlags(), jsonFlag()),
+		p.command("export", "", "write images, with their signatures and other referrers, to a bundle", p.export, locationFlags(), exportFlags(), jsonFlag()),
+		p.command("import", "FILE...|DIRECTORY|-", "bring in a bundle, an OCI layout or a docker archive, all or nothing", p.importBundle, locationFlags(), importFlags(), jsonFlag()),
+		p.command("receipt", "[NAME|GLOB]...", "print what is here, so that export --have can leave it out", p.receipt, locationFlags()),
+		p.group("bundle", "look at bundles",
+			p.command("verify", "FILE...|DIRECTORY|-", "read a bundle without importing it and name what is damaged or missing; exit status 3 if something is",
+				p.bundleVerify, verifyKeyFlags(), jsonFlag()),
+		),
 		p.command("version", "", "print the version", p.version, jsonFlag()),
 		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
 		p.command("man", "", "print the manual page, in troff", p.man),

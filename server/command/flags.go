@@ -175,3 +175,34 @@ func removeFlags() []cli.Flag {
 func copyFlags() []cli.Flag {
 	return []cli.Flag{&cli.BoolFlag{Name: "no-referrers", Usage: "leave signatures, SBOMs and other referrers behind"}}
 }
+
+func exportFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`; - is stdout"},
+		&cli.GenericFlag{Name: "repo", Value: new(words), DefaultText: "all", Usage: "repositories that match this `GLOB`; may be repeated"},
+		&cli.GenericFlag{Name: "tag", Value: new(words), DefaultText: "all", Usage: "tags that match this `GLOB`; may be repeated"},
+		&cli.StringSliceFlag{Name: "platform", DefaultText: "all",
+			Usage: "of an index, only the image for `OS/ARCH[/VARIANT]`, which gets its tag; if repeated, the index stays as it is and lacks the others"},
+		&cli.StringFlag{Name: "have", Usage: "leave out what the receipt in `FILE` says the receiver has"},
+		&cli.BoolFlag{Name: "no-referrers", Usage: "leave signatures, SBOMs and other referrers behind"},
+		&cli.BoolFlag{Name: "docker", Usage: "add what docker load reads"},
+		&cli.StringFlag{Name: "split", Usage: "in parts of this `SIZE`: FILE.001, FILE.002 and so on, and FILE.parts.json, which knows their checksums"},
+		&cli.BoolFlag{Name: "zstd", Usage: "compress the whole; other tools do not read it then"},
+		&cli.StringFlag{Name: "sign-key", Usage: "sign with the Ed25519 private key in the PEM `FILE`"},
+	}
+}
+
+func verifyKeyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "verify-key", Usage: "refuse what is not signed by the Ed25519 public key in the PEM `FILE`"},
+		&cli.StringFlag{Name: "tmp", DefaultText: "the system's", Usage: "`DIRECTORY` for temporary files: all manifests, and the whole of what comes from stdin"},
+	}
+}
+
+func importFlags() []cli.Flag {
+	return append(verifyKeyFlags(),
+		&cli.GenericFlag{Name: "map", Value: new(words), Usage: "`OLD=NEW` puts repository OLD into NEW; old/=new/ all below; =NEW[:TAG] what has no name; may be repeated"},
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "check everything, import nothing"},
+		allowSparseFlag(),
+	)
+}
