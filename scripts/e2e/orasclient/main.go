@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/file"
+	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -41,6 +42,7 @@ var operations = []operation{
 	{"attach", "REF FILE TYPE", 3, attach},
 	{"discover", "REF TYPE", 2, discover},
 	{"copy", "SOURCE TARGET (with its referrers)", 2, copyRecursive},
+	{"fromtar", "FILE NAME TARGET (with its referrers)", 3, fromTar},
 	{"tags", "REPOSITORY", 1, tags},
 	{"repos", "HOST", 1, repos},
 	{"delete", "REF", 1, deleteManifest},
@@ -236,6 +238,20 @@ func copyRecursive(ctx context.Context, args []string) error {
 		return err
 	}
 	_, err = oras.ExtendedCopy(ctx, from, source, to, target, oras.DefaultExtendedCopyOptions)
+	return err
+}
+
+// fromTar copies out of an OCI layout in a tar.
+func fromTar(ctx context.Context, args []string) error {
+	from, err := oci.NewFromTar(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	to, target, err := open(args[2])
+	if err != nil {
+		return err
+	}
+	_, err = oras.ExtendedCopy(ctx, from, args[1], to, target, oras.DefaultExtendedCopyOptions)
 	return err
 }
 
