@@ -67,10 +67,20 @@ CREATE TABLE tags (
     name          TEXT   NOT NULL,
     manifest_id   INTEGER NOT NULL REFERENCES manifests (id),
     updated_at    INTEGER NOT NULL,
+    checked_at    INTEGER NOT NULL DEFAULT 0,  -- when its upstream was last seen to agree; 0: never, or it has none
     PRIMARY KEY (repository_id, name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX tags_by_manifest ON tags (manifest_id);
+
+-- A manifest that an upstream registry has, too: it may be evicted, and comes back when it is pulled again. Until then
+-- what it names and its repository does not have is fetched when somebody asks for it.
+CREATE TABLE cached_manifests (
+    manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id),
+    pulled_at   INTEGER NOT NULL  -- last, give or take an hour
+) STRICT;
+
+CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);
 
 -- What a manifest needs in its own repository: blobs (config, layers; also the blobs that a build cache lists in an
 -- index) and other manifests (the children of an index).

@@ -87,6 +87,19 @@ type Linker interface {
 	Link(ctx context.Context, name Name, to Store) error
 }
 
+// A StagedReader is a store whose staged bytes can be read while there come more.
+type StagedReader interface {
+	// OpenStaged opens the staged bytes of upload id. What a Stage has written is there to be read, also after Commit or
+	// Discard. ErrNotFound if there are none. The caller closes the StagedFile.
+	OpenStaged(ctx context.Context, id string) (StagedFile, error)
+}
+
+// StagedFile reads staged bytes, of which nobody has seen yet that they are right.
+type StagedFile interface {
+	io.ReaderAt
+	io.Closer
+}
+
 // Stage takes bytes at the end of a staged file. Writes are not durable before Store.Commit. A Write that fails leaves
 // an unknown number of bytes beyond the offset the caller remembers; the next Store.Stage cuts them off. After ErrLost
 // bytes before the offset may be gone too, and nobody will be told again: the caller discards the upload.

@@ -265,6 +265,19 @@ func (d *Dir) Link(ctx context.Context, name Name, to Store) error {
 	return translate(syncDir(shard))
 }
 
+// OpenStaged implements StagedReader.
+func (d *Dir) OpenStaged(ctx context.Context, id string) (StagedFile, error) {
+	path, err := d.staged(id)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, translate(err)
+	}
+	return f, nil
+}
+
 // Open implements Store. The File is an *os.File.
 func (d *Dir) Open(ctx context.Context, name Name) (File, Info, error) {
 	path, err := d.committed(name)

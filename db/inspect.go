@@ -83,7 +83,8 @@ type Missing struct {
 	Digest     digest.Digest
 }
 
-// MissingReferences returns up to limit missing references after another one, in a fixed order.
+// MissingReferences returns up to limit missing references after another one, in a fixed order. What a cached manifest
+// misses is left out: it has only not been asked for.
 func (tx *Tx) MissingReferences(after Missing, limit int) (list []Missing, err error) {
 	packed := []byte{}
 	if after.Digest != "" {
@@ -93,7 +94,7 @@ func (tx *Tx) MissingReferences(after Missing, limit int) (list []Missing, err e
 	}
 	err = tx.rows(`SELECT r.name, m.id, m.digest, x.digest FROM missing_references x
 		JOIN manifests m ON m.id = x.manifest_id JOIN repositories r ON r.id = x.repository_id
-		WHERE (x.manifest_id, x.digest) > (?, ?) ORDER BY x.manifest_id, x.digest LIMIT ?`,
+		WHERE (x.manifest_id, x.digest) > (?, ?) AND NOT EXISTS (SELECT 1 FROM cached_manifests c WHERE c.manifest_id = m.id) ORDER BY x.manifest_id, x.digest LIMIT ?`,
 		[]any{after.ManifestID, packed, limit}, func(r *sql.Rows) error {
 			var m Missing
 			var manifest, content []byte

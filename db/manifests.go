@@ -233,6 +233,7 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 		return err
 	}
 	if err := tx.runAll([]any{m.ID},
+		`DELETE FROM cached_manifests WHERE manifest_id = ?`,
 		`DELETE FROM referrers WHERE manifest_id = ?`,
 		`DELETE FROM manifest_children WHERE child_id = ?`,
 		`DELETE FROM manifest_children WHERE manifest_id = ?`,

@@ -140,7 +140,13 @@ var steps = []string{`
 		repository TEXT NOT NULL,
 		detail TEXT NOT NULL
 	) STRICT;
-	CREATE INDEX audit_by_time ON audit (at);`,
+	CREATE INDEX audit_by_time ON audit (at);
+	ALTER TABLE tags ADD COLUMN checked_at INTEGER NOT NULL DEFAULT 0;
+	CREATE TABLE cached_manifests (
+		manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id),
+		pulled_at   INTEGER NOT NULL
+	) STRICT;
+	CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);`,
 }
 
 // prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied

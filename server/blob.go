@@ -27,6 +27,11 @@ func blobHeader(h http.Header, t target) {
 
 // getBlob answers with a blob or ranges of it ("Pulling blobs", end-2).
 func (s *Server) getBlob(w *recorder, r *http.Request, t target) error {
+	if w.mirrored {
+		if done, err := s.getMirrored(w, r, t); done || err != nil {
+			return err
+		}
+	}
 	b, err := s.registry.Blob(r.Context(), t.repo, t.digest)
 	if err != nil {
 		return err
@@ -77,7 +82,11 @@ func (w *contentWriter) err() error {
 
 // headBlob says that a blob is there ("Checking if content exists in the registry", end-2).
 func (s *Server) headBlob(w *recorder, r *http.Request, t target) error {
-	size, err := s.registry.StatBlob(r.Context(), t.repo, t.digest)
+	stat := s.registry.StatBlob
+	if w.mirrored {
+		stat = s.cfg.Mirror.StatBlob
+	}
+	size, err := stat(r.Context(), t.repo, t.digest)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (s *Server) getTags(w *recorder, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
-	tags, more, err := s.registry.Tags(r.Context(), t.repo, p)
+	tags, more, err := s.tags(w, r, t, p)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *Server) getReferrers(w *recorder, r *http.Request, t target) error {
 		return err
 	}
 	filter := q.Get("artifactType")
-	page, err := s.registry.Referrers(r.Context(), t.repo, t.digest, filter, p)
+	page, err := s.referrers(w, r, t, filter, p)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,9 @@ func writeNotModified(w http.ResponseWriter, m registry.Manifest) {
 
 // getManifest answers with a manifest, byte for byte as it was pushed ("Pulling manifests", end-3).
 func (s *Server) getManifest(w *recorder, r *http.Request, t target) error {
+	if err := s.fetchManifest(w, r, t); err != nil {
+		return err
+	}
 	m, err := s.registry.Manifest(r.Context(), t.repo, t.reference)
 	if err != nil {
 		return err
@@ -56,6 +59,9 @@ func (s *Server) getManifest(w *recorder, r *http.Request, t target) error {
 
 // headManifest is getManifest without the content, for clients that poll a tag.
 func (s *Server) headManifest(w *recorder, r *http.Request, t target) error {
+	if err := s.fetchManifest(w, r, t); err != nil {
+		return err
+	}
 	m, err := s.registry.StatManifest(r.Context(), t.repo, t.reference)
 	if err != nil {
 		return err

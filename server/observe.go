@@ -18,20 +18,22 @@ import (
 // the answer instead of one for the whole.
 type recorder struct {
 	http.ResponseWriter
-	control  *http.ResponseController
-	idle     time.Duration
-	deadline time.Time // of the connection, as last set for writing
-	id       string
-	target   target // of the path
-	invalid  error  // what is wrong with the path
-	name     string // of what is beside the API of the specification, for logs and metrics
-	route    *route // nil if the path or the method has none
-	caller   auth.Caller
-	registry *registry.Registry // as the caller uses it
-	source   registry.RepoName  // that a push mounts a blob from
-	keepTags bool               // the caller may push what is new, and move no tag
-	status   int                // 0 until the header is written
-	bytes    int64              // of the body, out
+	control   *http.ResponseController
+	idle      time.Duration
+	deadline  time.Time // of the connection, as last set for writing
+	id        string
+	target    target // of the path
+	invalid   error  // what is wrong with the path
+	mirrored  bool   // the target is in a repository that mirrors another registry's
+	namespace string // the ?ns= that said so, if it did
+	name      string // of what is beside the API of the specification, for logs and metrics
+	route     *route // nil if the path or the method has none
+	caller    auth.Caller
+	registry  *registry.Registry // as the caller uses it
+	source    registry.RepoName  // that a push mounts a blob from
+	keepTags  bool               // the caller may push what is new, and move no tag
+	status    int                // 0 until the header is written
+	bytes     int64              // of the body, out
 }
 
 // sendPart is how much of a file the kernel is asked to send under one deadline: a client that takes at least this much
@@ -155,6 +157,9 @@ func (s *Server) observe(name string, next http.Handler) http.Handler {
 		if w.name = name; name == "" {
 			w.target, w.invalid = parsePath(r.URL.Path)
 			w.route = findRoute(w.target.endpoint, r.Method)
+			if s.cfg.Mirror != nil && w.target.repo != "" {
+				s.findMirror(w, r)
+			}
 		}
 		r, body := watchBody(r, w.control, w.idle)
 		s.metrics.begin(w)

@@ -15,6 +15,7 @@ import (
 
 	"registry/server/admin"
 	"registry/server/auth"
+	"registry/server/mirror"
 	"registry/server/registry"
 
 	"github.com/julienschmidt/httprouter"
@@ -23,6 +24,7 @@ import (
 // Config is what a server is made of. Only Registry has no default.
 type Config struct {
 	Registry        *registry.Registry
+	Mirror          *mirror.Mirror  // nil: none
 	Auth            *auth.Authority // nil: everybody may do everything
 	Log             *slog.Logger    // nil: discarded
 	ReadOnly        bool            // refuse whatever changes something
@@ -157,6 +159,9 @@ const maxURI = 16 << 10
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if rec := w.(*recorder); rec.namespace != "" {
+		w.Header().Set("Oci-Namespace", rec.namespace)
+	}
 	if err := s.dispatch(w.(*recorder), r); err != nil {
 		s.writeError(w.(*recorder), r, err)
 	}
@@ -188,6 +193,9 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 	}
 	if err := s.authorize(w, r); err != nil {
 		return err
+	}
+	if w.mirrored && w.route.access == accessPush {
+		return s.cfg.Mirror.Refuse(w.target.repo)
 	}
 	return w.route.handler(s, w, r, w.target)
 }

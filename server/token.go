@@ -61,7 +61,7 @@ func refuseLogin(w *recorder, err error) error {
 
 func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, scopes []string, refresh bool) error {
 	w.caller = caller
-	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, auth.ParseScopes(scopes), refresh)
+	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, s.withMirrors(auth.ParseScopes(scopes)), refresh)
 	if err != nil {
 		return refuseLogin(w, err)
 	}

@@ -21,6 +21,7 @@ func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
 	for name, test := range map[string]func(*testing.T, *suite){
 		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "wrong size": wrongSize, "generations": generations,
 		"open file outlives removal": outlive, "many at once": many, "listings": listings, "journal": journal, "hostile names": hostile, "check": check,
+		"reading what is staged": readStaged,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
 	}
@@ -98,6 +99,34 @@ func cutBack(t *testing.T, s *suite) {
 	s.stage(id(2), 0, "all of it")
 	s.stage(id(2), 0, "")
 	s.want(s.commit(id(2), ""), "")
+}
+
+// readStaged is for stores that can do that.
+func readStaged(t *testing.T, s *suite) {
+	store, ok := s.Store.(blobs.StagedReader)
+	if !ok {
+		t.Skip("not a StagedReader")
+	}
+	_, err := store.OpenStaged(t.Context(), id(1))
+	s.wantNotFound(err)
+	s.stage(id(1), 0, "hello")
+	f, err := store.OpenStaged(t.Context(), id(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := func(content string) {
+		t.Helper()
+		got := make([]byte, len(content))
+		if _, err := f.ReadAt(got, 0); err != nil && !errors.Is(err, io.EOF) || string(got) != content {
+			t.Errorf("%q, %v, want %q", got, err, content)
+		}
+	}
+	want("hello")
+	s.stage(id(1), 5, " world")
+	want("hello world")
+	s.commit(id(1), "hello world")
+	want("hello world")
 }
 
 func missing(t *testing.T, s *suite) {

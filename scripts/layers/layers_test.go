@@ -14,7 +14,7 @@ import (
 var layers = [][]string{
 	{"registry/db", "registry/blobs"},
 	{"registry/server/registry"},
-	{"registry/server/auth", "registry/server/certs", "registry/server/bundle"},
+	{"registry/server/auth", "registry/server/certs", "registry/server/bundle", "registry/server/mirror"},
 	{"registry/server/admin"},
 	{"registry/server"},
 	{"registry/server/command"},
@@ -34,6 +34,7 @@ var bans = []struct {
 		"bytes and rows are kept in step in one place; whoever asks the database alone sees what has no right to be seen"},
 	{"registry/server/", "registry/blobs", []string{"registry/server/registry"},
 		"a blob is read through a repository that has it, and package registry checks that"},
+	{"registry/", "oras.land/oras-go/v2/registry/remote/auth", []string{"registry/server/mirror"}, "one client asks other registries, and looks where its credentials go"},
 	{"registry/server/auth", "net/http", nil, "who may do what is a question of the command line, too"},
 	{"registry/server/bundle", "net/http", nil, "bundles are for where there is no network"},
 	{"registry/server/registry", "net/http", nil, "the registry works without HTTP: command line, mirror and bundles are callers too"},

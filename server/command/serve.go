@@ -10,6 +10,7 @@ import (
 
 	"registry/server"
 	"registry/server/auth"
+	"registry/server/mirror"
 	"registry/server/registry"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -28,6 +29,7 @@ type serveOptions struct {
 	tls      tlsOptions
 	registry registry.Config
 	server   server.Config
+	mirror   mirror.Config
 	jobs     []job
 }
 
@@ -70,6 +72,10 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 			"db", absolute(opt.location.DB), "blobs", absolute(opt.location.Blobs), "version", opt.server.Version)
 		notify(log, daemon.SdNotifyReady)
 	}
+	if len(opt.mirror.Upstreams) > 0 {
+		opt.mirror.Registry, opt.mirror.Log = reg, log
+		opt.server.Mirror = mirror.New(opt.mirror)
+	}
 	srv, err := server.New(opt.server)
 	if err != nil {
 		return err
@@ -80,6 +86,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 			log.Warn("the journal beside the blobs is behind", "err", err)
 		}
 	}()
+	if opt.server.Mirror != nil {
+		defer opt.server.Mirror.Close()
+	}
 	defer announceStop(ctx, log)()
 	work, stop := context.WithCancel(ctx) // which does not end when the server fails
 	wait := runJobs(work, log, reg, opt.jobs)
@@ -125,6 +134,9 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 		return opt, err
 	}
 	if opt.jobs, err = s.jobs(); err != nil {
+		return opt, err
+	}
+	if opt.mirror, err = s.mirrorConfig(); err != nil {
 		return opt, err
 	}
 	if opt.server, err = s.serverConfig(); err != nil {

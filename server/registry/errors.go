@@ -49,6 +49,7 @@ var (
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
+	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
 	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
 )

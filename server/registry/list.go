@@ -93,7 +93,7 @@ func listFor[T any](ctx context.Context, r *Registry, p Page, mayRead func(RepoN
 				end = len(list) < batch
 				for _, v := range list {
 					last = string(v.Repository)
-					may, mayErr := mayRead(v.Repository, v.Public)
+					may, mayErr := mayRead(v.Repository, r.isPublic(v.Repository, v.Public))
 					if !may || mayErr != nil {
 						err = errors.Join(err, mayErr)
 						continue
@@ -118,6 +118,9 @@ func listFor[T any](ctx context.Context, r *Registry, p Page, mayRead func(RepoN
 
 // IsPublic says whether a repository is public. One that does not exist is not.
 func (r *Registry) IsPublic(ctx context.Context, repo RepoName) (bool, error) {
+	if public, mirrored := r.mirrored(repo); mirrored {
+		return public, nil
+	}
 	public, err := db.Ask(ctx, r.db, db.Question{What: "visibility", Repository: repo}, func(tx *db.Tx) (bool, error) { return tx.IsPublic(repo) })
 	if err != nil {
 		return false, AsError(err)

@@ -172,7 +172,7 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 func (r *Registry) FindBlob(ctx context.Context, d digest.Digest, mayRead func(repo RepoName, public bool) (bool, error)) (found RepoName, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
 		return tx.BlobVisibilities(d, func(h db.Visibility) (bool, error) {
-			may, err := mayRead(h.Repository, h.Public)
+			may, err := mayRead(h.Repository, r.isPublic(h.Repository, h.Public))
 			if may {
 				found = h.Repository
 			}

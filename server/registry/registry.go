@@ -92,6 +92,7 @@ type shared struct {
 	reading       singleflight.Group // of suspicious blobs
 	sessions      sessions
 	totals        totalsCache
+	mirrors       func(RepoName) (mirrored, public bool) // nil: none is
 }
 
 // New joins a database and a store. The caller closes the database after the last call.

@@ -170,7 +170,8 @@ type session struct {
 	r       *Registry
 	hash    hash.Hash
 	release func()
-	single  bool // it is in no list: the blob comes in one request, and nobody can ask for it
+	single  bool             // it is in no list: the blob comes in one request, and nobody can ask for it
+	written func(size int64) // called when the staged file has more bytes, if not nil
 }
 
 func (r *Registry) openSession(ctx context.Context, repo RepoName, id string) (*session, error) {
@@ -292,6 +293,9 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 				return AsError(err)
 			}
 			s.Size += int64(n)
+			if s.written != nil {
+				s.written(s.Size)
+			}
 			hashing.Wait()
 			if full := buf[:n]; readErr != nil {
 				s.hash.Write(full)

@@ -1,0 +1,237 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// tries is how often a fill goes on where a connection broke, if it has brought anything since the last time.
+const tries = 5
+
+// fills are the blobs that are being fetched.
+type fills struct {
+	sync.Mutex
+	running map[string]*fill // by repository and digest
+}
+
+// fill is a blob on its way. started is closed when it is known how large it is, or that it cannot be had.
+type fill struct {
+	started chan struct{}
+	filling *registry.Filling // nil if err is not
+	err     error
+}
+
+// Blob sees to it that the registry has a blob, or begins to. If it is on its way, the reader follows it; if reader is nil
+// the registry has it. BlobUnknown and errors as for Manifest. The caller closes the reader.
+func (m *Mirror) Blob(ctx context.Context, repo registry.RepoName, d digest.Digest) (reader *registry.Follower, size int64, err error) {
+	up, _ := m.of(repo)
+	_, err = m.registry.StatBlob(ctx, repo, d)
+	if err == nil {
+		up.count(&up.figures.Hits)
+		return nil, 0, nil
+	}
+	if err := except(err, registry.BlobUnknown); err != nil {
+		return nil, 0, err
+	}
+	f, err := m.fill(up, repo, d)
+	if err != nil {
+		return nil, 0, translate(err, registry.BlobUnknown, d.String())
+	}
+	select {
+	case <-f.started:
+	case <-ctx.Done():
+		return nil, 0, registry.AsError(ctx.Err())
+	}
+	if f.err != nil {
+		return nil, 0, translate(f.err, registry.BlobUnknown, d.String())
+	}
+	reader, following, err := f.filling.Follow(ctx)
+	if err != nil || !following {
+		return nil, 0, translate(err, registry.BlobUnknown, d.String())
+	}
+	return reader, f.filling.Size, nil
+}
+
+// StatBlob returns the size of a blob that is here, or that a manifest here names, or that the upstream has.
+func (m *Mirror) StatBlob(ctx context.Context, repo registry.RepoName, d digest.Digest) (int64, error) {
+	size, err := m.registry.StatBlob(ctx, repo, d)
+	if err == nil || !registry.BlobUnknown.Is(err) {
+		return size, err
+	}
+	up, name := m.of(repo)
+	if size, ok, err := m.registry.WantedSize(ctx, repo, d); ok || err != nil {
+		return size, err
+	}
+	key := "blob " + string(repo) + " " + d.String()
+	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
+		return 0, registry.BlobUnknown.With(d.String())
+	}
+	if err := up.mayAsk(m.cfg, false); err != nil {
+		return 0, translate(err, registry.BlobUnknown, d.String())
+	}
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	size, err = up.remote.BlobSize(ctx, name, d)
+	if err == nil && size < 0 {
+		err = fmt.Errorf("%w: no length", ErrWrong)
+	}
+	if ctx.Err() == nil {
+		up.heard(m.cfg, err)
+	}
+	if errors.Is(err, ErrUnknown) {
+		m.unknown.add(key, m.cfg.Now())
+	}
+	return size, translate(err, registry.BlobUnknown, d.String())
+}
+
+// fill joins the fetching of a blob, or begins it.
+func (m *Mirror) fill(up *upstream, repo registry.RepoName, d digest.Digest) (*fill, error) {
+	key := "blob " + string(repo) + " " + d.String()
+	m.fills.Lock()
+	defer m.fills.Unlock()
+	if f := m.fills.running[key]; f != nil {
+		return f, nil
+	}
+	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
+		return nil, ErrUnknown
+	}
+	if err := up.mayAsk(m.cfg, false); err != nil {
+		return nil, err
+	}
+	if !m.begin() {
+		return nil, errClosed
+	}
+	f := &fill{started: make(chan struct{})}
+	m.fills.running[key] = f
+	go func() {
+		defer m.working.Done()
+		began := time.Now()
+		source := &source{ctx: m.ctx, up: up, digest: d}
+		defer source.close()
+		_, source.repo = m.of(repo)
+		f.filling, f.err = m.start(source, repo, d)
+		if f.err != nil {
+			m.ended(up, key, f.err)
+			m.log.Warn("blob not fetched", "repository", repo, "digest", d, "err", f.err)
+			close(f.started)
+			return
+		}
+		close(f.started)
+		m.finish(f.filling, up, key, source.pour(f.filling), began)
+	}()
+	return f, nil
+}
+
+// finish makes a blob of what was poured, if err is nil, and tells who waits. Whoever asks after a failure tries anew.
+func (m *Mirror) finish(f *registry.Filling, up *upstream, key string, err error, began time.Time) {
+	if err == nil {
+		err = f.Finish(m.ctx)
+	}
+	m.ended(up, key, err)
+	log := m.log.With("repository", f.Repository, "digest", f.Digest, "bytes", f.Staged(), "duration", time.Since(began))
+	if err != nil {
+		f.Fail(m.ctx, translate(err, registry.BlobUnknown, f.Digest.String()))
+		log.Error("blob not fetched", "of", f.Size, "err", err)
+		return
+	}
+	log.Info("blob fetched")
+	if m.cfg.CacheMax > 0 {
+		m.wantEviction()
+	}
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	up.figures.Blobs++
+	up.figures.Bytes += f.Size
+}
+
+// ended learns from how a fill ended, and forgets it.
+func (m *Mirror) ended(up *upstream, key string, err error) {
+	if errors.Is(err, ErrUnknown) {
+		m.unknown.add(key, m.cfg.Now())
+	}
+	if m.ctx.Err() == nil {
+		up.heard(m.cfg, err)
+	}
+	m.fills.Lock()
+	defer m.fills.Unlock()
+	delete(m.fills.running, key)
+}
+
+// start opens the source, which has to agree with the manifest on the size.
+func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) (*registry.Filling, error) {
+	want, known, err := m.registry.WantedSize(m.ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	size, err := source.open(0)
+	switch {
+	case err != nil:
+		return nil, err
+	case size < 0 && !known:
+		return nil, fmt.Errorf("%w: neither a manifest nor the upstream says how long the blob is", ErrWrong)
+	case size >= 0 && known && size != want:
+		return nil, fmt.Errorf("%w: %d bytes, and the manifest says %d", ErrWrong, size, want)
+	case known:
+		size = want
+	}
+	return m.registry.NewFilling(repo, d, size), nil
+}
+
+// source is a blob of an upstream that can be read on after its connection broke.
+type source struct {
+	ctx    context.Context // of the fill
+	up     *upstream
+	repo   string
+	digest digest.Digest
+	body   interface {
+		Read([]byte) (int, error)
+		Close() error
+	}
+}
+
+func (s *source) open(from int64) (size int64, err error) {
+	s.close()
+	s.body, size, err = s.up.remote.Blob(s.ctx, s.repo, s.digest, from)
+	if err != nil {
+		s.body = nil
+	}
+	return size, err
+}
+
+func (s *source) close() {
+	if s.body != nil {
+		s.body.Close()
+		s.body = nil
+	}
+}
+
+// pour reads all of it into a filling. A body that ends too early is one that broke off.
+func (s *source) pour(f *registry.Filling) error {
+	for try := 1; ; try++ {
+		before := f.Staged()
+		err := f.Take(s.ctx, s.body)
+		staged := f.Staged()
+		switch {
+		case err == nil && staged == f.Size:
+			return nil
+		case err == nil:
+			err = errors.New("the body ended")
+		case !registry.BlobUploadInvalid.Is(err):
+			return err // not the connection's fault
+		}
+		err = fmt.Errorf("after %d of %d bytes: %v", staged, f.Size, err)
+		if try == tries || staged == before || s.ctx.Err() != nil {
+			return err
+		}
+		if _, opening := s.open(staged); opening != nil {
+			return errors.Join(err, opening)
+		}
+	}
+}

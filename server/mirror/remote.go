@@ -1,0 +1,328 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// What may go wrong with another registry. Everything else that a Remote fails with means that it is not there, or does
+// not do what a registry does.
+var (
+	ErrUnknown     = errors.New("the upstream does not have it")
+	ErrCredentials = errors.New("the upstream refuses the credentials")
+	ErrWrong       = errors.New("the upstream sent wrong bytes")
+)
+
+// Busy is the error of a registry that was asked too much.
+type Busy struct {
+	After time.Duration // when it wants to be asked again
+}
+
+func (b Busy) Error() string {
+	return fmt.Sprintf("the upstream wants to be left alone for %s", b.After)
+}
+
+const (
+	maxManifest = 4 << 20 // bytes
+	maxList     = 16 << 20
+	maxTokens   = 5000 // requests after which tokens are forgotten: there is one for each repository
+	defaultBusy = time.Minute
+	longestBusy = 6 * time.Hour
+)
+
+// Remote is another registry as a client sees it. It logs in where that is asked for, and shows credentials and itself to
+// nobody else. It is safe for concurrent use.
+type Remote struct {
+	up    Upstream
+	stall time.Duration
+	note  func(result string)
+	http  *http.Client
+	auth  atomic.Pointer[auth.Client]
+	used  atomic.Int64
+}
+
+// NewRemote makes a client of a registry. It gives up on an answer that brings no byte for the time stall, and tells note,
+// unless it is nil, how each request ended: a status, or failed.
+func NewRemote(up Upstream, stall time.Duration, note func(result string)) *Remote {
+	if note == nil {
+		note = func(string) {}
+	}
+	r := &Remote{up: up, stall: stall, note: note}
+	// No proxy of the environment: the address that is dialed would be the proxy's, and nobody would look at the real one.
+	transport := &http.Transport{DialContext: r.dial, ForceAttemptHTTP2: true, DisableCompression: true, TLSHandshakeTimeout: dialTimeout,
+		ResponseHeaderTimeout: stall, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16, MaxResponseHeaderBytes: 64 << 10}
+	r.http = &http.Client{Transport: guard{r, transport}, CheckRedirect: follow}
+	r.forget()
+	return r
+}
+
+// Close ends idle connections.
+func (r *Remote) Close() { r.http.CloseIdleConnections() }
+
+// forget makes a client that has no tokens.
+func (r *Remote) forget() {
+	r.auth.Store(&auth.Client{Client: r.http, Cache: auth.NewCache(), Header: http.Header{"User-Agent": {"registry-mirror"}}, Credential: r.credential})
+}
+
+func (r *Remote) credential(_ context.Context, host string) (auth.Credential, error) {
+	if host != r.up.URL.Host || r.up.User == "" {
+		return auth.EmptyCredential, nil
+	}
+	return auth.Credential{Username: r.up.User, Password: r.up.Secret}, nil
+}
+
+// do asks the registry something about a repository. The answer has one of the statuses; else there is an error.
+func (r *Remote) do(ctx context.Context, method, repo, path string, header http.Header, statuses ...int) (*http.Response, error) {
+	if r.used.Add(1)%maxTokens == 0 {
+		r.forget()
+	}
+	ctx = auth.WithScopes(ctx, auth.ScopeRepository(repo, auth.ActionPull))
+	req, err := http.NewRequestWithContext(ctx, method, r.up.URL.String()+"/v2/"+repo+"/"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	resp, err := r.auth.Load().Do(req)
+	if err != nil {
+		err = r.refused(err)
+		r.note(result(err))
+		return nil, err
+	}
+	r.note(strconv.Itoa(resp.StatusCode))
+	for _, status := range statuses {
+		if resp.StatusCode == status {
+			return resp, nil
+		}
+	}
+	resp.Body.Close()
+	return nil, r.unexpected(resp)
+}
+
+func result(err error) string {
+	if errors.As(err, new(Busy)) {
+		return "429"
+	}
+	return "failed"
+}
+
+// refused sees whether it was the login that failed.
+func (r *Remote) refused(err error) error {
+	var answer *errcode.ErrorResponse
+	if !errors.As(err, &answer) || answer.StatusCode != http.StatusUnauthorized && answer.StatusCode != http.StatusForbidden {
+		return err
+	}
+	if r.up.User == "" {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return fmt.Errorf("%w: %w", ErrCredentials, err)
+}
+
+// unexpected is the error for a status. Many registries answer a question about a repository that is not there with 401 or
+// 403; only to a password it means that the password is wrong.
+func (r *Remote) unexpected(resp *http.Response) error {
+	scheme, _, _ := strings.Cut(resp.Header.Get("Www-Authenticate"), " ")
+	switch err := fmt.Errorf("status %s", resp.Status); {
+	case resp.StatusCode == http.StatusUnauthorized && r.up.User != "" && strings.EqualFold(scheme, "basic"):
+		return fmt.Errorf("%w: %w", ErrCredentials, err)
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden, resp.StatusCode == http.StatusGone:
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	default:
+		return err
+	}
+}
+
+// busy reads Retry-After (RFC 9110 section 10.2.3), within reason.
+func busy(resp *http.Response) Busy {
+	text := resp.Header.Get("Retry-After")
+	after := defaultBusy
+	if seconds, err := strconv.Atoi(text); err == nil {
+		after = time.Duration(min(seconds, int(longestBusy.Seconds()))) * time.Second
+	} else if at, err := http.ParseTime(text); err == nil {
+		after = time.Until(at)
+	}
+	return Busy{After: min(max(after, time.Second), longestBusy)}
+}
+
+// Manifest is a manifest of another registry, whose bytes have its digest.
+type Manifest struct {
+	Digest    digest.Digest
+	MediaType string
+	Content   []byte
+}
+
+// accepted are the manifests there are. Without saying so one gets those of ten years ago.
+var accepted = http.Header{"Accept": {strings.Join([]string{v1.MediaTypeImageIndex, v1.MediaTypeImageManifest,
+	"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json", "*/*;q=0.1"}, ", ")}}
+
+// Manifest pulls what ref names. ErrWrong if it has not the digest that was asked for, or not the one that was announced.
+func (r *Remote) Manifest(ctx context.Context, repo string, ref registry.Reference) (Manifest, error) {
+	resp, err := r.do(ctx, http.MethodGet, repo, "manifests/"+ref.String(), accepted, http.StatusOK)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer resp.Body.Close()
+	content, err := r.readAll(resp, maxManifest)
+	if err != nil {
+		return Manifest{}, err
+	}
+	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	m := Manifest{Digest: ref.Digest, MediaType: strings.TrimSpace(mediaType), Content: content}
+	if m.Digest == "" {
+		m.Digest = digest.FromBytes(content)
+		if said, err := registry.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil {
+			m.Digest = said
+		}
+	}
+	if m.Digest.Algorithm().FromBytes(content) != m.Digest {
+		return Manifest{}, fmt.Errorf("%w: the manifest is not %s", ErrWrong, m.Digest)
+	}
+	return m, nil
+}
+
+// readAll reads a small body.
+func (r *Remote) readAll(resp *http.Response, limit int64) ([]byte, error) {
+	body := r.patient(resp.Body)
+	defer body.Close()
+	content, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrWrong, limit)
+	}
+	return content, err
+}
+
+// Head asks what a tag points at; "" if the registry does not say.
+func (r *Remote) Head(ctx context.Context, repo string, tag registry.Tag) (digest.Digest, error) {
+	resp, err := r.do(ctx, http.MethodHead, repo, "manifests/"+string(tag), accepted, http.StatusOK)
+	if err != nil {
+		return "", err
+	}
+	resp.Body.Close()
+	d, err := registry.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	if err != nil {
+		return "", nil
+	}
+	return d, nil
+}
+
+// BlobSize returns how many bytes a blob has, -1 if the registry does not say.
+func (r *Remote) BlobSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
+	resp, err := r.do(ctx, http.MethodHead, repo, "blobs/"+d.String(), nil, http.StatusOK)
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	return resp.ContentLength, nil
+}
+
+// Blob opens a blob to read from an offset on. size is that of the whole, -1 if the registry does not say. Nobody has seen
+// yet that the bytes are right. The caller closes the body.
+func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from int64) (body io.ReadCloser, size int64, err error) {
+	header := http.Header{}
+	if from > 0 {
+		header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
+	}
+	resp, err := r.do(ctx, http.MethodGet, repo, "blobs/"+d.String(), header, http.StatusOK, http.StatusPartialContent)
+	if err != nil {
+		return nil, 0, err
+	}
+	body, size = r.patient(resp.Body), resp.ContentLength
+	if resp.StatusCode == http.StatusOK {
+		_, err = io.CopyN(io.Discard, body, from)
+	} else {
+		size, err = readContentRange(resp.Header.Get("Content-Range"), from)
+	}
+	if err != nil {
+		body.Close()
+		return nil, 0, err
+	}
+	return body, size, nil
+}
+
+func readContentRange(text string, from int64) (size int64, err error) {
+	var first, last int64
+	if n, _ := fmt.Sscanf(text, "bytes %d-%d/%d", &first, &last, &size); n != 3 || first != from || last != size-1 {
+		return 0, fmt.Errorf("%w: another range than was asked for", ErrWrong)
+	}
+	return size, nil
+}
+
+// Tags asks for a page of tags. more is set if the registry says that there are more.
+func (r *Remote) Tags(ctx context.Context, repo string, last string, limit int) (tags []string, more bool, err error) {
+	q := url.Values{"n": {strconv.Itoa(limit)}}
+	if last != "" {
+		q.Set("last", last)
+	}
+	var list struct{ Tags []string }
+	link, err := r.list(ctx, repo, "tags/list?"+q.Encode(), &list)
+	return list.Tags, strings.Contains(link, "next"), err
+}
+
+// Referrers asks which manifests have a subject: the first page of the list, as the specification's index.
+func (r *Remote) Referrers(ctx context.Context, repo string, subject digest.Digest, artifactType string) (list []json.RawMessage, err error) {
+	path := "referrers/" + subject.String()
+	if artifactType != "" {
+		path += "?" + url.Values{"artifactType": {artifactType}}.Encode()
+	}
+	var index struct{ Manifests []json.RawMessage }
+	_, err = r.list(ctx, repo, path, &index)
+	return index.Manifests, err
+}
+
+func (r *Remote) list(ctx context.Context, repo, path string, into any) (link string, err error) {
+	resp, err := r.do(ctx, http.MethodGet, repo, path, nil, http.StatusOK)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	content, err := r.readAll(resp, maxList)
+	if err == nil {
+		err = json.Unmarshal(content, into)
+	}
+	return resp.Header.Get("Link"), err
+}
+
+// patient ends a body that brings no byte for the time stall.
+func (r *Remote) patient(body io.ReadCloser) io.ReadCloser {
+	p := &patientBody{ReadCloser: body, stall: r.stall}
+	p.timer = time.AfterFunc(r.stall, func() { p.stalled.Store(true); body.Close() })
+	return p
+}
+
+type patientBody struct {
+	io.ReadCloser
+	stall   time.Duration
+	timer   *time.Timer
+	stalled atomic.Bool
+}
+
+func (p *patientBody) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	if p.stalled.Load() {
+		return n, fmt.Errorf("the upstream sent nothing for %s", p.stall)
+	}
+	p.timer.Reset(p.stall)
+	return n, err
+}
+
+func (p *patientBody) Close() error {
+	p.timer.Stop()
+	return p.ReadCloser.Close()
+}

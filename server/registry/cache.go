@@ -1,0 +1,212 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A copy of another registry's content is content like any other, in a repository of its own name. What is different:
+//
+//   - It may lack anything that it names, which is fetched when somebody asks for it.
+//   - Its tags remember when the other registry was last seen to agree.
+//   - It may be evicted. Whoever asks for it again waits for it again, and loses nothing.
+
+// Copy is a manifest as another registry has it.
+type Copy struct {
+	Ref       Reference // what it was asked for by
+	MediaType string
+	Content   []byte
+	Public    bool // everybody may read it
+}
+
+// KeepCopy stores a manifest of another registry, and points the tag it was asked for by at it. Errors as for
+// PutManifest, but nothing has to be there before it.
+func (r *Registry) KeepCopy(ctx context.Context, repo RepoName, c Copy) (Manifest, error) {
+	doc, err := parseManifest(c.MediaType, c.Content)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := db.Manifest{Digest: c.Ref.Digest, MediaType: doc.mediaType, Size: int64(len(c.Content)), Content: c.Content}
+	switch {
+	case m.Digest == "":
+		m.Digest = digest.FromBytes(c.Content)
+	case m.Digest.Algorithm().FromBytes(c.Content) != m.Digest:
+		return Manifest{}, DigestInvalid.With("the manifest does not have this digest")
+	}
+	err = r.db.Update(ctx, func(tx *db.Tx) error {
+		if m.RepositoryID, err = tx.MakeRepository(repo, c.Public); err != nil {
+			return err
+		}
+		if err := tx.SetPublic(repo, c.Public); err != nil { // for when it is no mirror any more
+			return err
+		}
+		if m.ID, err = storeManifest(tx, m, doc, SparseAll); err != nil {
+			return err
+		}
+		if c.Ref.Tag == "" {
+			return tx.CacheManifest(m.ID)
+		}
+		if err := r.setTag(tx, repo, c.Ref.Tag, m, false); err != nil {
+			return err
+		}
+		return tx.ConfirmTag(repo, c.Ref.Tag, m.Digest)
+	})
+	if err != nil {
+		return Manifest{}, AsError(err)
+	}
+	return manifestOf(m), nil
+}
+
+// SetMirrors tells the registry which repositories mirror others, and which of those are public, whether there is anything in
+// them yet or not. It is called before anybody uses the registry.
+func (r *Registry) SetMirrors(mirrors func(RepoName) (mirrored, public bool)) { r.mirrors = mirrors }
+
+// mirrored says whether a repository is a mirror, and public then.
+func (r *Registry) mirrored(repo RepoName) (public, mirrored bool) {
+	if r.mirrors == nil {
+		return false, false
+	}
+	mirrored, public = r.mirrors(repo)
+	return public, mirrored
+}
+
+// isPublic says who may read a repository of which the database says stored.
+func (r *Registry) isPublic(repo RepoName, stored bool) bool {
+	if public, mirrored := r.mirrored(repo); mirrored {
+		return public
+	}
+	return stored
+}
+
+// CheckedAt returns when the other registry was last seen to agree with a tag; the zero time if it never was.
+// ManifestUnknown.
+func (r *Registry) CheckedAt(ctx context.Context, repo RepoName, tag Tag) (time.Time, error) {
+	at, err := db.Ask(ctx, r.db, db.Question{What: "checked", Repository: repo, Item: string(tag)}, func(tx *db.Tx) (time.Time, error) {
+		return tx.CheckedAt(repo, tag)
+	})
+	return at, unknown(err, ManifestUnknown, tag)
+}
+
+// ConfirmTag notes that the other registry agrees with a tag now. If it has another manifest by now nothing is noted.
+func (r *Registry) ConfirmTag(ctx context.Context, repo RepoName, tag Tag, d digest.Digest) error {
+	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.ConfirmTag(repo, tag, d) })
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return AsError(err)
+	}
+	return nil
+}
+
+// NotePull notes that somebody pulls a copy, so that others are evicted before it.
+func (r *Registry) NotePull(ctx context.Context, repo RepoName, d digest.Digest) error {
+	err := r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		m, err := tx.StatManifest(repo, d)
+		if err != nil {
+			return err
+		}
+		return tx.PullCached(m)
+	})
+	return unknown(err, ManifestUnknown, d)
+}
+
+// WantedSize returns how many bytes a blob has by the manifests of the repository that miss it; ok is false if none does.
+func (r *Registry) WantedSize(ctx context.Context, repo RepoName, d digest.Digest) (size int64, ok bool, err error) {
+	var missers []db.Manifest
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { missers, err = tx.Missers(repo, d, 1); return err })
+	if err != nil || len(missers) == 0 {
+		return 0, false, unknown(err, BlobUnknown, d)
+	}
+	doc, err := parseManifest(missers[0].MediaType, missers[0].Content)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, ref := range append(doc.blobs, doc.children...) {
+		if ref.digest == d {
+			return ref.size, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// Evict removes copies until they take at most limit bytes, beginning with the one that was pulled longest ago: the bytes
+// of blobs that only copies need. What was pushed stays, whoever else has a copy of it. The report counts what went.
+// ErrLocked as for Collect.
+func (r *Registry) Evict(ctx context.Context, limit int64) (CollectReport, error) {
+	takes, err := r.cachedBytes(ctx)
+	if err != nil || takes <= limit {
+		return CollectReport{Complete: err == nil}, err
+	}
+	c := newCollector(r, CollectOptions{})
+	c.leases.Leases = c.now.Add(time.Second) // what is loose goes, however new it is
+	err = r.alone(ctx, "eviction", func(ctx context.Context, x *exclusive) error {
+		c.x, c.batch = x, 1
+		err := c.evict(ctx, limit)
+		c.report.Complete = err == nil
+		return errors.Join(err, c.flush(ctx))
+	})
+	return c.report, err
+}
+
+func (r *Registry) cachedBytes(ctx context.Context) (n int64, err error) {
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { n, err = tx.CachedBytes(); return err })
+	if err != nil {
+		return 0, AsError(err)
+	}
+	return n, nil
+}
+
+// evict removes the oldest copies while all of them take more than limit bytes.
+func (c *collector) evict(ctx context.Context, limit int64) error {
+	const page = 100 // after so many it is added up again
+	for last := (db.Idle{LeasedAt: time.UnixMicro(0)}); ; {
+		takes, err := c.r.cachedBytes(ctx)
+		if err != nil || takes <= limit {
+			return err
+		}
+		var oldest []db.Idle
+		err = c.view(ctx, func(tx *db.Tx) (err error) { oldest, err = tx.OldestCached(last, page); return err })
+		if err != nil || len(oldest) == 0 {
+			return err
+		}
+		for _, last = range oldest {
+			freed, err := c.evictOne(ctx, last)
+			if err != nil {
+				return err
+			}
+			if takes -= freed; takes <= limit {
+				break
+			}
+		}
+	}
+}
+
+func (c *collector) evictOne(ctx context.Context, i db.Idle) (freed int64, err error) {
+	var loose []db.StoredBlob
+	gone := false
+	err = c.sweep(ctx, func(tx *db.Tx) error {
+		loose = loose[:0]
+		var ids []int64
+		may, err := tx.MayEvict(i)
+		if gone = err == nil && may; gone {
+			ids, err = tx.Evict(i)
+		}
+		for _, id := range ids {
+			if err == nil {
+				loose, err = c.loosen(tx, id, loose)
+			}
+		}
+		return err
+	})
+	if err != nil || !gone {
+		return 0, err
+	}
+	for _, b := range loose {
+		freed += b.Size
+	}
+	c.report.Manifests++
+	return freed, c.remove(ctx, loose)
+}

@@ -1,0 +1,198 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"registry/blobs"
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// heldBack is how many of the last bytes of a filling nobody gets before all of them are known to be right: who reads a
+// blob whose bytes are wrong gets no complete one.
+const heldBack = 64 << 10
+
+// Filling is a blob of known size that comes from elsewhere, and that others read while it does. One goroutine calls Take
+// and then Finish or Fail; Readers may be opened by any.
+type Filling struct {
+	Repository RepoName
+	Digest     digest.Digest
+	Size       int64 // bytes
+
+	session *session
+
+	mu      sync.Mutex
+	staged  int64
+	grown   chan struct{} // closed, and another put in its place, when something changes
+	ended   bool
+	failure error
+}
+
+// NewFilling begins one. Nothing is stored before Take.
+func (r *Registry) NewFilling(repo RepoName, d digest.Digest, size int64) *Filling {
+	f := &Filling{Repository: repo, Digest: d, Size: size, grown: make(chan struct{})}
+	f.session = &session{r: r, hash: d.Algorithm().Hash(), single: true, written: f.grow}
+	f.session.Upload = db.Upload{ID: newUploadID(), Repository: repo, Algorithm: d.Algorithm()}
+	return f
+}
+
+// Staged returns how many bytes have come.
+func (f *Filling) Staged() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.staged
+}
+
+func (f *Filling) grow(staged int64) { f.change(func() { f.staged = staged }) }
+
+func (f *Filling) change(fn func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn()
+	close(f.grown)
+	f.grown = make(chan struct{})
+}
+
+// Take adds what body has. It is called again with the rest if body ended too early or broke off, which is BlobUploadInvalid,
+// and not after any other error. UpstreamFailed for a body that is too long.
+func (f *Filling) Take(ctx context.Context, body io.Reader) error {
+	rest := f.Size - f.session.Size
+	err := f.session.take(ctx, Chunk{Body: io.LimitReader(body, rest+1), Start: -1, Length: -1}, false)
+	if f.session.Size > f.Size {
+		return UpstreamFailed.With(fmt.Sprintf("the blob has more than %d bytes there", f.Size))
+	}
+	return err
+}
+
+// Finish makes the bytes a blob of the repository, durably. UpstreamFailed if they are not the blob; then and after any other
+// error the caller calls Fail.
+func (f *Filling) Finish(ctx context.Context) error {
+	var err error
+	switch s := f.session; {
+	case s.Size != f.Size:
+		err = UpstreamFailed.With(fmt.Sprintf("the blob has %d bytes there, not %d", s.Size, f.Size))
+	case digest.NewDigest(s.Algorithm, s.hash) != f.Digest:
+		err = UpstreamFailed.With("the blob does not have its digest there")
+	default:
+		err = s.r.publish(ctx, s, f.Digest)
+	}
+	if err == nil {
+		f.change(func() { f.ended = true })
+	}
+	return err
+}
+
+// Fail ends the filling, of which nothing is kept. Who reads it gets err.
+func (f *Filling) Fail(ctx context.Context, err error) {
+	f.change(func() { f.ended, f.failure = true, err })
+	if err := f.session.r.blobs.Discard(context.WithoutCancel(ctx), f.session.ID); err != nil {
+		f.session.r.log.Warn("staged bytes stay until they expire", "upload", f.session.ID, "err", err)
+	}
+}
+
+// status returns how many bytes may be read, and what to wait for if they are not all.
+func (f *Filling) status() (readable int64, ended bool, grown chan struct{}, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return f.Size, true, nil, f.failure
+	}
+	return max(0, min(f.staged, f.Size-heldBack)), false, f.grown, nil
+}
+
+// Wait returns when the filling has ended, or n bytes may be read.
+func (f *Filling) Wait(ctx context.Context, n int64) error {
+	for {
+		readable, ended, grown, err := f.status()
+		if ended || readable >= n {
+			return err
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Follow opens a filling to read. It waits for the first bytes, and fails as the filling does if none come. ok is false if
+// it has ended, or its store cannot be read so early and it has ended meanwhile: the registry has the blob then. Reads end
+// when ctx does. The caller closes the reader, and asks Err when he has read it.
+func (f *Filling) Follow(ctx context.Context) (reader *Follower, ok bool, err error) {
+	store, can := f.session.r.blobs.(blobs.StagedReader)
+	first := int64(1)
+	if !can {
+		first = f.Size + 1
+	}
+	if err := f.Wait(ctx, first); err != nil {
+		return nil, false, err
+	}
+	if _, ended, _, err := f.status(); ended {
+		return nil, false, err
+	}
+	file, err := store.OpenStaged(ctx, f.session.ID)
+	if errors.Is(err, blobs.ErrNotFound) { // it ended at this moment
+		return nil, false, f.Wait(ctx, f.Size+1)
+	}
+	if err != nil {
+		return nil, false, AsError(err)
+	}
+	return &Follower{ctx: ctx, filling: f, file: file}, true, nil
+}
+
+// Follower reads a filling from its beginning or anywhere else, waiting for what has not come yet.
+type Follower struct {
+	ctx     context.Context // of the request that reads, which io.Reader has no place for
+	filling *Filling
+	file    blobs.StagedFile
+	offset  int64
+	err     error
+}
+
+// Read implements io.Reader.
+func (r *Follower) Read(p []byte) (int, error) {
+	size := r.filling.Size
+	if r.offset >= size {
+		return 0, io.EOF
+	}
+	if r.err = r.filling.Wait(r.ctx, r.offset+1); r.err != nil {
+		return 0, r.err
+	}
+	readable, _, _, err := r.filling.status()
+	if r.err = err; err != nil {
+		return 0, err
+	}
+	n, err := r.file.ReadAt(p[:min(int64(len(p)), readable-r.offset)], r.offset)
+	r.offset += int64(n)
+	if n > 0 {
+		return n, nil
+	}
+	r.err = fmt.Errorf("staged bytes cannot be read: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	return 0, r.err
+}
+
+// Seek implements io.Seeker.
+func (r *Follower) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.offset
+	case io.SeekEnd:
+		offset += r.filling.Size
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the beginning")
+	}
+	r.offset = offset
+	return offset, nil
+}
+
+// Close ends the reading. The filling goes on.
+func (r *Follower) Close() error { return r.file.Close() }
+
+// Err returns why a read failed, nil if none has.
+func (r *Follower) Err() error { return r.err }
