@@ -30,6 +30,7 @@ import (
 // origin is a real registry that a test can make misbehave.
 type origin struct {
 	*client
+	good  http.Handler
 	mu    sync.Mutex
 	evil  http.HandlerFunc // answers in its place; nil: it answers itself
 	asked []string         // "GET /v2/…" of every request
@@ -38,8 +39,7 @@ type origin struct {
 
 func newOrigin(t *testing.T) *origin {
 	t.Helper()
-	o := &origin{}
-	good := newServer(t).Handler()
+	o := &origin{good: newServer(t).Handler()}
 	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.mu.Lock()
 		evil := o.evil
@@ -51,7 +51,7 @@ func newOrigin(t *testing.T) *origin {
 		}
 		o.mu.Unlock()
 		if evil == nil {
-			evil = good.ServeHTTP
+			evil = o.good.ServeHTTP
 		}
 		evil(w, r)
 	}))
