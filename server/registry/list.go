@@ -162,6 +162,7 @@ func (r *Registry) RepositoryInfos(ctx context.Context, p Page) (infos []Reposit
 		list, m, err := paged(p, tx.RepositoryInfos)
 		more = m
 		for _, i := range list {
+			i.Public = r.isPublic(i.Name, i.Public)
 			infos = append(infos, RepositoryInfo(i))
 		}
 		return err

@@ -134,6 +134,9 @@ type CopyResult struct {
 // copied. Within one repository it only tags. ManifestUnknown.
 func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to RepoName, tags []Tag, referrers bool) (CopyResult, error) {
 	var result CopyResult
+	if _, mirrored := r.mirrored(to); mirrored {
+		return result, Denied.With("repositories under this name mirror another registry")
+	}
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
 		root, err := named(tx, from, src, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
 		if err != nil {
