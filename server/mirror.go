@@ -21,6 +21,9 @@ func (s *Server) findMirror(w *recorder, r *http.Request) {
 	if strings.Contains(r.URL.RawQuery, "ns=") {
 		ns = r.URL.Query().Get("ns")
 	}
+	if ns == r.Host {
+		ns = "" // the registry that is named is this one
+	}
 	repo, mirrored, err := s.cfg.Mirror.Resolve(w.target.repo, ns)
 	if err != nil {
 		w.invalid = err

@@ -260,6 +260,9 @@ func TestMirrorNames(t *testing.T) {
 	}
 	// Pushes are for other names.
 	m.push("team/app", "layer")
+	if a := m.do("GET", "/v2/team/app/blobs/"+digest.FromString("layer").String()+"?ns="+strings.TrimPrefix(m.url, "http://"), ""); a.StatusCode != 200 {
+		t.Error(a.Status)
+	}
 	for _, path := range []string{"/v2/docker.io/library/nginx/blobs/uploads/", "/v2/library/nginx/blobs/uploads/?ns=docker.io"} {
 		if a := m.do("POST", path, ""); a.StatusCode != 403 || !strings.Contains(a.body, "docker.io") {
 			t.Error(path, a.Status, a.body)

@@ -298,7 +298,7 @@ func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.
 		err = fmt.Errorf("%w: %w", ErrWrong, err)
 	}
 	if err == nil {
-		m.log.Info("manifest fetched", "repository", repo, "reference", ref.String(), "digest", got.Digest, "bytes", len(got.Content))
+		m.log.Info("manifest fetched", "repository", repo, "tag", ref.Tag, "digest", got.Digest, "bytes", len(got.Content))
 	}
 	return err
 }
