@@ -357,6 +357,79 @@ func TestMirrorRights(t *testing.T) {
 	}
 }
 
+// TestMirrorCollect sees what a collection of untagged manifests takes of copies: what no tag holds and nobody has pulled
+// for so long.
+func TestMirrorCollect(t *testing.T) {
+	o := newOrigin(t)
+	m := newMirror(t, o, "")
+	pulled, idle, tagged := o.image("a", "v1", "pulled"), o.image("a", "v2", "idle"), o.image("a", "v3", "tagged")
+	path := func(image string) string { return "/v2/up.example/a/manifests/" + digest.FromString(image).String() }
+	m.pull(path(pulled), pulled)
+	m.pull(path(idle), idle)
+	m.pull("/v2/up.example/a/manifests/v3", tagged)
+	for range 10 {
+		m.pass(24 * time.Hour)
+		m.pull(path(pulled), pulled)
+		if _, err := m.registry.Collect(t.Context(), registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 7 * 24 * time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.turn(status(500)(""))
+	m.pull(path(pulled), pulled)
+	m.pull(path(tagged), tagged)
+	if a := m.do("GET", path(idle), ""); a.StatusCode != 502 {
+		t.Error("still there:", a.Status)
+	}
+}
+
+// TestMirrorImmutable sees that a tag that may not move does not, whatever the upstream does.
+func TestMirrorImmutable(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	m := newMirror(t, o, "")
+	m.pull("/v2/up.example/a/manifests/v1", image)
+	if err := m.registry.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "up.example/**", Tag: "v*"}); err != nil {
+		t.Fatal(err)
+	}
+	o.image("a", "v1", "another")
+	m.pass(time.Hour)
+	if a := m.pull("/v2/up.example/a/manifests/v1", image); a.Header.Get("Warning") == "" {
+		t.Error("no warning")
+	}
+}
+
+// TestMirrorLists sees that tags and referrers are the upstream's, as long as it answers.
+func TestMirrorLists(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	o.image("a", "v2", "layer")
+	subject := imageOf("layer", `,"artifactType":"x/y","subject":{"mediaType":"a/b","digest":"`+digest.FromString(image).String()+`","size":1}`)
+	if a := o.do("PUT", "/v2/a/manifests/"+digest.FromString(subject).String(), subject, ociManifest); a.StatusCode != 201 {
+		t.Fatal(a.Status, a.body)
+	}
+	m := newMirror(t, o, "")
+	m.pull("/v2/up.example/a/manifests/v1", image)
+	if a := m.do("GET", "/v2/up.example/a/tags/list?n=1", ""); !strings.Contains(a.body, `["v1"]`) || !strings.Contains(a.Header.Get("Link"), "last=v1") {
+		t.Error(a.body, a.Header)
+	}
+	referrers := "/v2/up.example/a/referrers/" + digest.FromString(image).String()
+	for query, want := range map[string]bool{"": true, "?artifactType=x/y": true, "?artifactType=z": false} {
+		if a := m.do("GET", referrers+query, ""); a.StatusCode != 200 || strings.Contains(a.body, digest.FromString(subject).String()) != want {
+			t.Error(query, a.Status, a.body)
+		}
+	}
+	o.turn(status(500)(""))
+	if a := m.do("GET", "/v2/up.example/a/tags/list", ""); !strings.Contains(a.body, `["v1"]`) || a.Header.Get("Warning") == "" {
+		t.Error(a.body, a.Header)
+	}
+	if a := m.do("GET", referrers, ""); a.StatusCode != 200 || a.Header.Get("Warning") == "" {
+		t.Error(a.Status)
+	}
+	if a := m.do("GET", "/metrics", ""); !strings.Contains(a.body, `registry_upstream_requests_total{result="500",upstream="up.example"} 1`) {
+		t.Error("not counted:", a.body)
+	}
+}
+
 // TestMirrorEvict sees what has to go when copies take too much: those that were pulled longest ago, and never a push.
 func TestMirrorEvict(t *testing.T) {
 	o := newOrigin(t)

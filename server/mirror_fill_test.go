@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -109,6 +111,64 @@ func TestMirrorOneFetch(t *testing.T) {
 	}
 	o.turn(func(http.ResponseWriter, *http.Request) { t.Error("asked for what is here") })
 	if a := m.do("GET", path, "", "Range: bytes=0-9"); a.StatusCode != 206 || len(a.body) != 10 {
+		t.Error(a.Status)
+	}
+}
+
+// TestMirrorDistribution pulls through from distribution, if it is in PATH.
+func TestMirrorDistribution(t *testing.T) {
+	program, err := exec.LookPath("distribution")
+	if err != nil {
+		t.Skip("distribution is not in PATH")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := ln.Addr().String()
+	ln.Close()
+	dir := t.TempDir()
+	config := "version: 0.1\nstorage: {filesystem: {rootdirectory: " + dir + "/data}}\nhttp: {addr: " + address + "}\n"
+	if err := os.WriteFile(dir+"/config.yml", []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", dir+"/config.yml")
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	o := &origin{client: &client{t, "http://" + address, &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}}
+	for try := 0; ; try++ {
+		if resp, err := o.Get(o.url + "/v2/"); err == nil {
+			resp.Body.Close()
+			break
+		} else if try == 100 {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	layer := noise(1<<20, 4)
+	image := imageOf(layer, "")
+	a := o.do("POST", "/v2/team/app/blobs/uploads/", "")
+	if a = o.do("PUT", strings.TrimPrefix(a.Header.Get("Location"), o.url)+"&digest="+digest.FromString(layer).String(), layer); a.StatusCode != 201 {
+		t.Fatal(a.Status, a.body)
+	}
+	if a = o.do("PUT", "/v2/team/app/manifests/v1", image, ociManifest); a.StatusCode != 201 {
+		t.Fatal(a.Status, a.body)
+	}
+	m := newMirror(t, o, "", patiently)
+	for range 2 {
+		m.pull("/v2/up.example/team/app/manifests/v1", image)
+		m.pull("/v2/up.example/team/app/blobs/"+digest.FromString(layer).String(), layer)
+		m.pass(time.Hour)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if a := m.pull("/v2/up.example/team/app/manifests/v1", image); a.Header.Get("Warning") == "" {
+		t.Error("no warning")
+	}
+	if a := m.do("GET", "/v2/up.example/team/app/manifests/v2", ""); a.StatusCode != 502 {
 		t.Error(a.Status)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"registry/server/registry"
 )
 
 // upstream is a registry that is mirrored, with what has been learned of it.
@@ -78,7 +80,10 @@ func (u *upstream) heard(cfg Config, err error) {
 	defer u.mu.Unlock()
 	now := cfg.Now()
 	var b Busy
+	var ours *registry.Error
 	switch {
+	case errors.As(err, &ours) && ours.Code != registry.UpstreamFailed && !errors.Is(err, ErrWrong):
+		// a full disk, or a tag that may not move
 	case err == nil, errors.Is(err, ErrUnknown):
 		u.refusals, u.slow = 0, time.Time{}
 	case errors.As(err, &b):
