@@ -292,14 +292,21 @@ func TestMirrorRights(t *testing.T) {
 		o := newOrigin(t)
 		image := o.image("a", "v1", "layer")
 		m := newMirror(t, o, options, func(mc *mirror.Config, sc *server.Config) {
-			sc.Auth = auth.New(auth.Config{DB: dbtest.OpenAt(t, filepath.Join(t.TempDir(), "users.db"), nil), Anonymous: true})
+			users := dbtest.OpenAt(t, filepath.Join(t.TempDir(), "users.db"), nil)
+			sc.Auth = auth.New(auth.Config{DB: users, Anonymous: true, Taken: mirror.Prefixes(mc.Upstreams)})
 			if _, err := sc.Auth.Start(t.Context(), "a password for admin"); err != nil {
 				t.Fatal(err)
+			}
+			if err := sc.Auth.CreateUser(t.Context(), registry.Actor{}, "up.example", "a password of him", false, true); err == nil {
+				t.Error("somebody may have the name of an upstream")
 			}
 			for _, user := range []string{"alice", "bob"} {
 				if err := sc.Auth.CreateUser(t.Context(), registry.Actor{}, user, "a password of "+user, false, false); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if _, err := auth.New(auth.Config{DB: users, Taken: []string{"alice"}}).Start(t.Context(), ""); err == nil {
+				t.Error("alice has the name of an upstream")
 			}
 			rule, _ := auth.ParseRule("pull:up.example/**")
 			if err := sc.Auth.SetGrant(t.Context(), registry.Actor{}, "alice", rule); err != nil {

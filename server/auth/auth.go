@@ -33,6 +33,7 @@ type Config struct {
 	Registration  bool          // everybody may make himself a user
 	TokenLifetime time.Duration // of bearer tokens; 5 min
 	Secret        []byte        // signs bearer tokens in place of the keys in the database
+	Taken         []string      // names that nobody may have: the repositories under them are not a user's
 }
 
 const (
@@ -52,6 +53,7 @@ type Authority struct {
 	registration bool
 	lifetime     time.Duration
 	secret       []byte
+	taken        []string
 	policy       policy
 	logins       logins
 	bearers      bearers
@@ -61,7 +63,7 @@ type Authority struct {
 
 // New makes an Authority. Start prepares its database.
 func New(cfg Config) *Authority {
-	a := &Authority{db: cfg.DB, log: cfg.Log, anonymous: cfg.Anonymous, registration: cfg.Registration, secret: cfg.Secret,
+	a := &Authority{db: cfg.DB, log: cfg.Log, anonymous: cfg.Anonymous, registration: cfg.Registration, secret: cfg.Secret, taken: cfg.Taken,
 		lifetime: max(cfg.TokenLifetime, minLifetime), logins: newLogins()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
@@ -76,7 +78,8 @@ func New(cfg Config) *Authority {
 const FirstAdmin = "admin"
 
 // Start sees to it that there is a key to sign with and somebody who may do everything. If there is no user yet it makes
-// FirstAdmin with a password, at random if password is empty. It returns the password of a user that it made, else "".
+// FirstAdmin with a password, at random if password is empty. It returns the password of a user that it made, else "". It
+// fails if somebody has a name that nobody may have.
 func (a *Authority) Start(ctx context.Context, password string) (made string, err error) {
 	if password == "" {
 		password = rand.Text()
@@ -93,6 +96,9 @@ func (a *Authority) Start(ctx context.Context, password string) (made string, er
 		if err != nil {
 			return err
 		}
+		if err := a.refuseTaken(tx); err != nil {
+			return err
+		}
 		has, err := tx.HasUsers()
 		if err != nil || has {
 			return err
@@ -102,6 +108,20 @@ func (a *Authority) Start(ctx context.Context, password string) (made string, er
 		return err
 	})
 	return made, err
+}
+
+// refuseTaken looks for users whose namespace is not theirs.
+func (a *Authority) refuseTaken(tx *db.Tx) error {
+	for _, name := range a.taken {
+		_, err := tx.User(name)
+		if err == nil {
+			return fmt.Errorf("there is a user %s, whose namespace would be that of the upstream: remove one of them", name)
+		}
+		if !errors.Is(err, db.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // RotateKey makes a new key to sign with. Bearer tokens that the old one signed are good until they end; its refresh tokens

@@ -99,6 +99,9 @@ func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, pas
 	if err := errors.Join(checkNewName(name), CheckNewPassword(password)); err != nil {
 		return invalid(err)
 	}
+	if slices.Contains(a.taken, name) {
+		return invalid(fmt.Errorf("user name %q is that of an upstream", name))
+	}
 	if !trusted { // it costs what a login costs, and says whether there is such a user
 		from, _ := netip.ParseAddr(by.Address)
 		if wait := a.throttle.enter(a.db.Now(), name, from); wait > 0 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"registry/server/auth"
+	"registry/server/mirror"
 
 	"github.com/urfave/cli/v2"
 )
@@ -133,7 +134,7 @@ func readSecret(flag, file string) (string, error) {
 // startAuth prepares the users. The password of an admin that it makes is printed this one time, to the terminal or
 // whatever reads what the server prints, and not logged.
 func (p *Program) startAuth(ctx context.Context, opened *Opened, opt serveOptions, log *slog.Logger) (*auth.Authority, error) {
-	opt.auth.Log = log
+	opt.auth.Log, opt.auth.Taken = log, mirror.Prefixes(opt.mirror.Upstreams)
 	a := opened.Auth(opt.auth)
 	made, err := a.Start(ctx, opt.admin)
 	if err != nil {

@@ -133,6 +133,14 @@ func readUser(file string) (user, secret string, err error) {
 	return user, secret, nil
 }
 
+// Prefixes returns the first parts of the names of the copies' repositories.
+func Prefixes(upstreams []Upstream) (list []string) {
+	for _, u := range upstreams {
+		list = append(list, u.prefix())
+	}
+	return list
+}
+
 // prefix is the first part of the names of its copies' repositories: a colon cannot be in one.
 func (u Upstream) prefix() string { return strings.ReplaceAll(u.Name, ":", "_") }
 
