@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -98,6 +99,15 @@ type StagedReader interface {
 type StagedFile interface {
 	io.ReaderAt
 	io.Closer
+}
+
+// An Adopter is a store that can make a file of somebody else's its own without copying it.
+type Adopter interface {
+	// Adopt makes the bytes of an open file those under name, durably, by a second name of the same file. The first name
+	// stays, and whoever writes to the file by it writes to the blob: the caller relies on the bytes only as long as the
+	// file looks as it did when he read them. errors.ErrUnsupported if the file cannot have a second name here, as on
+	// another file system, and has to be copied; ErrExists as for Commit.
+	Adopt(ctx context.Context, file *os.File, name Name) (Info, error)
 }
 
 // Stage takes bytes at the end of a staged file. Writes are not durable before Store.Commit. A Write that fails leaves

@@ -43,8 +43,9 @@ type Dir struct {
 }
 
 var (
-	_ Store  = (*Dir)(nil)
-	_ Linker = (*Dir)(nil)
+	_ Store   = (*Dir)(nil)
+	_ Linker  = (*Dir)(nil)
+	_ Adopter = (*Dir)(nil)
 )
 
 // OpenDir returns the store in root and makes the directory if it is missing. It refuses a network file system unless
@@ -250,19 +251,62 @@ func (d *Dir) Link(ctx context.Context, name Name, to Store) error {
 	if err != nil {
 		return err
 	}
-	shard := filepath.Dir(target)
-	if err := other.ensureShard(shard); err != nil {
+	if err := other.link(from, target); err != nil {
+		return err
+	}
+	return translate(syncDir(filepath.Dir(target)))
+}
+
+// link gives a file a second name, which is not yet durable.
+func (d *Dir) link(from, to string) error {
+	if err := d.ensureShard(filepath.Dir(to)); err != nil {
 		return translate(err)
 	}
-	err = os.Link(from, target)
+	err := os.Link(from, to)
 	var why *os.LinkError
 	if errors.As(err, &why) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) && !isFull(err) {
 		return errors.ErrUnsupported // another file system, or one that knows no links
 	}
-	if err != nil {
-		return translate(err)
+	return translate(err)
+}
+
+// Adopt implements Adopter. The bytes are synced, too: who wrote them may not have done so.
+func (d *Dir) Adopt(ctx context.Context, file *os.File, name Name) (Info, error) {
+	to, err := d.committed(name)
+	if err == nil {
+		err = ctx.Err()
 	}
-	return translate(syncDir(shard))
+	if err != nil {
+		return Info{}, err
+	}
+	if err := d.link(file.Name(), to); err != nil {
+		return Info{}, err
+	}
+	err = isFile(file, to)
+	if err == nil {
+		err = errors.Join(file.Sync(), syncDir(filepath.Dir(to)))
+	}
+	var info Info
+	if err == nil {
+		info, err = statPath(to)
+	}
+	if err != nil {
+		os.Remove(to)
+	}
+	return info, translate(err)
+}
+
+// isFile says whether path is a name of the file that is open, and not of what came into its place since.
+func isFile(file *os.File, path string) error {
+	opened, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Lstat(path)
+	if err == nil && (!named.Mode().IsRegular() || !os.SameFile(opened, named)) {
+		err = fmt.Errorf("%s is no regular file, or was replaced at this moment", file.Name())
+	}
+	return err
 }
 
 // OpenStaged implements StagedReader.

@@ -51,12 +51,12 @@ func (tx *Tx) BlobSomewhere(d digest.Digest) (b Blob, err error) {
 	return b, err
 }
 
-// NewBlob is a blob whose file is stored and durable, and whose bytes have been seen to have the digest.
+// NewBlob is a blob whose file is stored and durable.
 type NewBlob struct {
 	Digest     digest.Digest
 	Size       int64
 	Generation string
-	Stamp      int64
+	Stamp      int64 // of the file whose bytes have been seen to have the digest; 0 if nobody has read them
 }
 
 // PutBlob records a blob. If the digest had a file of another generation, its generation is returned in old: nothing
@@ -67,8 +67,12 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 		return 0, "", err
 	}
 	now := micros(tx.Now)
+	verified := now
+	if n.Stamp == 0 {
+		verified = 0
+	}
 	err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (digest) DO NOTHING RETURNING id`, []any{packed, n.Size, n.Generation, now, n.Stamp, now}, &id)
+		ON CONFLICT (digest) DO NOTHING RETURNING id`, []any{packed, n.Size, n.Generation, now, n.Stamp, verified}, &id)
 	if err == nil {
 		tx.countNew(id, n.Size)
 	}
@@ -77,7 +81,7 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 	}
 	if err = tx.row(`SELECT id, generation FROM blobs WHERE digest = ?`, []any{packed}, &id, &old); err == nil {
 		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ?, stamp = ?, verified_at = ?, damaged_at = 0 WHERE id = ?`,
-			n.Generation, n.Size, n.Stamp, now, id)
+			n.Generation, n.Size, n.Stamp, verified, id)
 	}
 	return id, old, err
 }

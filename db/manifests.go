@@ -122,6 +122,15 @@ func (tx *Tx) LeaseManifest(m Manifest) error {
 	return err
 }
 
+// IsWhole says whether the repository has everything that a manifest of it names, undamaged as far as is known.
+func (tx *Tx) IsWhole(manifestID int64) (whole bool, err error) {
+	err = tx.row(`
+		SELECT NOT EXISTS (SELECT 1 FROM missing_references WHERE manifest_id = ?) AND NOT EXISTS (
+			SELECT 1 FROM manifest_blobs mb JOIN blobs b ON b.id = mb.blob_id WHERE mb.manifest_id = ? AND b.damaged_at <> 0)`,
+		[]any{manifestID, manifestID}, &whole)
+	return whole, err
+}
+
 // HoldBlob records that a manifest needs a blob of its repository. ErrNotFound if the repository has no such blob, or
 // damaged bytes of it, and then nothing is recorded. size is what the repository's copy has.
 func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size int64, err error) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
 		"round trip": roundTrip, "cut back": cutBack, "missing": missing, "name used": nameUsed, "wrong size": wrongSize, "generations": generations,
 		"open file outlives removal": outlive, "many at once": many, "listings": listings, "journal": journal, "hostile names": hostile, "check": check,
 		"reading what is staged": readStaged,
+		"adopt":                  adopt,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
 	}
@@ -307,6 +310,64 @@ func hostile(t *testing.T, s *suite) {
 		if _, _, err := s.Open(t.Context(), blobs.Name{Digest: bad, Generation: id(1)}); err == nil {
 			t.Errorf("opened digest %q", bad)
 		}
+	}
+}
+
+func adopt(t *testing.T, s *suite) {
+	adopter, ok := s.Store.(blobs.Adopter)
+	if !ok {
+		t.Skip("no blobs.Adopter")
+	}
+	path := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(path, []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(path string) *os.File {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	name := blobs.Name{Digest: digest.FromString("theirs"), Generation: id(1)}
+	info, err := adopter.Adopt(t.Context(), open(path), name)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("the store is on another file system")
+	}
+	if stat, statErr := s.Stat(t.Context(), name); err != nil || statErr != nil || stat != info || info.Size != 6 || info.Stamp == 0 {
+		t.Errorf("adopt says %+v, %v, stat %+v, %v", info, err, stat, statErr)
+	}
+	s.want(name, "theirs")
+	if _, err := adopter.Adopt(t.Context(), open(path), name); !errors.Is(err, blobs.ErrExists) {
+		t.Errorf("%v, want ErrExists", err)
+	}
+	if err := s.Remove(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); string(got) != "theirs" {
+		t.Errorf("the file of the others is %q, %v", got, err)
+	}
+	// What is under the name by now is not what the caller opened.
+	opened := open(path)
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("others"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	name.Generation = id(2)
+	if _, err := adopter.Adopt(t.Context(), opened, name); err == nil {
+		t.Error("adopted a file that is not the one that was opened")
+	}
+	link := path + "-link"
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adopter.Adopt(t.Context(), open(link), name); err == nil {
+		t.Error("adopted a symbolic link")
+	}
+	_, err = s.Stat(t.Context(), name)
+	s.wantNotFound(err)
+	if _, err := adopter.Adopt(t.Context(), open(path), blobs.Name{Digest: name.Digest, Generation: "../x"}); err == nil {
+		t.Error("adopted under a bad name")
 	}
 }
 

@@ -100,7 +100,7 @@ func (p *Program) app() *cli.App {
 		Usage: "an OCI container registry: one binary, one SQLite file, one directory of blobs",
 		Description: "A flag wins over its variable, a variable of the environment over one in --env-file, and that over the default. " +
 			"Flags have variables named like REGISTRY_DRAIN_TIMEOUT for --drain-timeout. " +
-			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check, backup or bundle verify found damage.",
+			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check, backup, bundle verify, import distribution or doctor found something.",
 		Version:              p.build().Version,
 		Flags:                []cli.Flag{envFileFlag()},
 		Commands:             p.commands(),
@@ -183,12 +183,20 @@ func (p *Program) commands() []*cli.Command {
 		),
 		p.command("audit", "", "list who did what, the latest first", p.audit, locationFlags(), auditFlags(), jsonFlag()),
 		p.command("export", "", "write images, with their signatures and other referrers, to a bundle", p.export, locationFlags(), exportFlags(), jsonFlag()),
-		p.command("import", "FILE...|DIRECTORY|-", "bring in a bundle, an OCI layout or a docker archive, all or nothing", p.importBundle, locationFlags(), importFlags(), jsonFlag()),
+		with(p.command("import", "FILE...|DIRECTORY|-", "bring in a bundle, an OCI layout or a docker archive, all or nothing", p.importBundle, locationFlags(), importFlags(), jsonFlag()),
+			p.command("distribution", "DIR", "take over the storage directory of registry:2 or registry:3; exit status 3 if something could not be taken",
+				p.importDistribution, locationFlags(), takeoverFlags(), jsonFlag())),
 		p.command("receipt", "[NAME|GLOB]...", "print what is here, so that export --have can leave it out", p.receipt, locationFlags()),
 		p.group("bundle", "look at bundles",
 			p.command("verify", "FILE...|DIRECTORY|-", "read a bundle without importing it and name what is damaged or missing; exit status 3 if something is",
 				p.bundleVerify, verifyKeyFlags(), jsonFlag()),
 		),
+		p.command("push", "FILE... URL", "push an OCI layout (directory or tar), or files as an artifact, to any registry, in chunks and past broken connections",
+			p.push, remoteFlags(), pushFlags(), jsonFlag()),
+		p.command("doctor", "URL", "log in to a registry, push, pull and delete as clients do, and name what is wrong; exit status 3 if something is",
+			p.doctor, remoteFlags(), doctorFlags(), jsonFlag()),
+		p.command("mirror-config", "HOST:PORT", "print the file that makes a client pull through a mirror",
+			p.mirrorConfig, mirrorConfigFlags()),
 		p.command("version", "", "print the version", p.version, jsonFlag()),
 		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
 		p.command("man", "", "print the manual page, in troff", p.man),
@@ -225,6 +233,12 @@ func (p *Program) group(name, usage string, commands ...*cli.Command) *cli.Comma
 	return &cli.Command{Name: name, Usage: usage, Subcommands: commands, Action: p.parent, OnUsageError: wrongFlag}
 }
 
+// with gives a command others below it, which are meant if an argument is the name of one.
+func with(c *cli.Command, commands ...*cli.Command) *cli.Command {
+	c.Subcommands = commands
+	return c
+}
+
 // parent is what a command does that only holds others: it shows them, or refuses one it does not have.
 func (p *Program) parent(c *cli.Context) error {
 	switch name := c.Args().First(); {
@@ -256,12 +270,17 @@ func (p *Program) openConfigured(ctx context.Context, s *settings, cfg registry.
 	if err := at.exists(); err != nil {
 		return nil, nil, err
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	cfg.Log = p.warnings()
 	opened, err := p.Open(ctx, at, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	return opened.Registry.As(registry.Actor{User: operator()}), opened, nil
+}
+
+// warnings is the log of a command.
+func (p *Program) warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // openAuth is openExisting for commands about users.

@@ -156,6 +156,53 @@ func rebuildFlags() []cli.Flag {
 	return append(replaceFlag("rebuild"), &cli.BoolFlag{Name: "read-data", Usage: "read every blob now; otherwise each is read when it is first pulled"})
 }
 
+func takeoverFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "link", Usage: "give the files a second name, which takes no space and no time; the default"},
+		&cli.BoolFlag{Name: "copy", Usage: "copy the bytes, and verify them on the way"},
+		&cli.BoolFlag{Name: "move", Usage: "as --link, and remove from DIR what was taken when everything is"},
+		&cli.BoolFlag{Name: "read-data", Usage: "read every blob now; otherwise each is read when it is first pulled"},
+		&cli.StringFlag{Name: "repo", Usage: "only repositories that match a `GLOB`"},
+		allowSparseFlag(),
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be taken and what could not, take nothing"},
+		&cli.StringFlag{Name: "verify-against", Usage: "then compare every tag with those of the registry at `URL`, which still serves DIR"},
+		&cli.StringFlag{Name: "verify-credentials", Usage: "a `FILE` with user:password for --verify-against"},
+	}
+}
+
+// remoteFlags are of commands that speak to a registry somewhere.
+func remoteFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "user", Usage: "log in with this `NAME`; without it, as docker login left it in config.json"},
+		&cli.BoolFlag{Name: "password-stdin", Usage: "read the password of --user from standard input"},
+		&cli.StringFlag{Name: "ca", Usage: "trust the certificates in this PEM `FILE`, and no others"},
+	}
+}
+
+func pushFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "chunk", Value: "64MiB", Usage: "send this `SIZE` in a request; less if a proxy on the way lets only less pass"},
+		&cli.IntFlag{Name: "parallel", Value: 3, Usage: "blobs sent at a time"},
+		&cli.StringFlag{Name: "artifact-type", Usage: "make an artifact of this `TYPE` of the files, such as application/vnd.example.report"},
+	}
+}
+
+func doctorFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "repo", DefaultText: "doctor/ and a random name", Usage: "push to this `REPO`"},
+		&cli.StringFlag{Name: "size", Value: "64MiB", Usage: "push a blob of this `SIZE`"},
+	}
+}
+
+func mirrorConfigFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "for", Usage: "the `CLIENT`: containerd, docker, podman, k3s, talos or openshift"},
+		&cli.StringSliceFlag{Name: "upstream", DefaultText: "docker.io", Usage: "a `REGISTRY` that the mirror stands for, such as docker.io; may be said several times"},
+		&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` of the CA of the mirror's certificate, where the client has it"},
+		&cli.BoolFlag{Name: "plain-http", Usage: "the mirror has no TLS"},
+	}
+}
+
 func healthcheckFlags() []cli.Flag {
 	return append(slices.Concat(addressFlags(), tlsFlags()), &cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
 }

@@ -48,11 +48,10 @@ func commandTable(commands []*cli.Command, path string) string {
 		b.WriteString("| command | |\n|---|---|\n")
 	}
 	for _, c := range commands {
-		if c.Subcommands != nil {
-			b.WriteString(commandTable(c.Subcommands, path+c.Name+" "))
-			continue
+		if c.Subcommands == nil || c.ArgsUsage != "" {
+			fmt.Fprintf(&b, "| `%s` | %s |\n", strings.TrimSpace(path+c.Name+" "+escaped(c.ArgsUsage)), escaped(c.Usage))
 		}
-		fmt.Fprintf(&b, "| `%s` | %s |\n", strings.TrimSpace(path+c.Name+" "+escaped(c.ArgsUsage)), escaped(c.Usage))
+		b.WriteString(commandTable(c.Subcommands, path+c.Name+" "))
 	}
 	return b.String()
 }

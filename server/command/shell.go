@@ -116,7 +116,7 @@ func (p *Program) man(_ context.Context, s *settings) error {
 // showArguments gives each command a line with its arguments, which the library's page leaves out.
 func showArguments(path string, commands []*cli.Command) {
 	for _, c := range commands {
-		if len(c.Subcommands) == 0 {
+		if len(c.Subcommands) == 0 || c.ArgsUsage != "" {
 			c.UsageText = strings.TrimRight(path+" "+c.Name+" [OPTIONS] "+c.ArgsUsage, " ")
 		}
 		showArguments(path+" "+c.Name, c.Subcommands)

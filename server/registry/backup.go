@@ -248,11 +248,17 @@ func copyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs
 		return err
 	}
 	defer f.Close()
+	_, err = copyIn(ctx, f, to, target, size)
+	return err
+}
+
+// copyIn copies the bytes of a blob into a store and verifies them on the way: ErrDamaged.
+func copyIn(ctx context.Context, f io.Reader, to blobs.Store, target blobs.Name, size int64) (stamp int64, err error) {
 	stage, err := to.Stage(ctx, target.Generation, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	v := source.Digest.Verifier()
+	v := target.Digest.Verifier()
 	buf := buffers.Get().(*[copyBuffer]byte)
 	defer buffers.Put(buf)
 	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(stage, v)}, contextReader{ctx, f}, buf[:])
@@ -261,12 +267,12 @@ func copyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs
 		err = ErrDamaged
 	}
 	if err == nil {
-		_, err = to.Commit(ctx, target.Generation, target, size)
+		stamp, err = to.Commit(ctx, target.Generation, target, size)
 	}
 	if err != nil {
-		return errors.Join(err, to.Discard(context.WithoutCancel(ctx), target.Generation))
+		err = errors.Join(err, to.Discard(context.WithoutCancel(ctx), target.Generation))
 	}
-	return nil
+	return stamp, err
 }
 
 // contextReader ends with its context.
