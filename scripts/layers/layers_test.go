@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"registry/server/registry"},
 	{"registry/server/auth", "registry/server/mirror", "registry/server/bundle", "registry/server/takeover",
 		"registry/server/certs", "registry/server/remote", "registry/server/clientfile"},
-	{"registry/server/admin", "registry/server/doctor"},
+	{"registry/server/admin", "registry/server/doctor", "registry/server/syncer"},
 	{"registry/server"},
 	{"registry/server/command"},
 	{"registry"},
@@ -48,6 +48,7 @@ var bans = []struct {
 	{"registry/", "database/sql", []string{"registry/db"}, "queries are methods of db.Tx and exist nowhere else"},
 	{"registry/", "github.com/jmoiron/sqlx", []string{"registry/db"}, "queries are methods of db.Tx and exist nowhere else"},
 	{"registry/", "github.com/julienschmidt/httprouter", []string{"registry/server"}, "there is one table of routes"},
+	{"registry/server/syncer", "net/http", nil, "another registry is asked through mirror.Remote, which looks where credentials go"},
 	{"registry/", "github.com/urfave/cli/v2", []string{"registry/server/command"}, "flags become structs at the door"},
 }
 

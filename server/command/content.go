@@ -255,7 +255,12 @@ func (p *Program) confirm(found []pattern, r removal) bool {
 	if len(found) == 1 {
 		noun = r.noun
 	}
-	fmt.Fprintf(p.Stderr, "Remove %s %s? [y/N] ", humanize.Comma(int64(len(found))), noun)
+	return p.agrees(fmt.Sprintf("Remove %s %s", humanize.Comma(int64(len(found))), noun))
+}
+
+// agrees asks somebody at a terminal.
+func (p *Program) agrees(question string) bool {
+	fmt.Fprintf(p.Stderr, "%s? [y/N] ", question)
 	answer, _ := bufio.NewReader(p.Stdin).ReadString('\n')
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":

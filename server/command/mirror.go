@@ -18,6 +18,8 @@ func mirrorFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "offline", EnvVars: env("offline"), Usage: "ask no upstream: serve what is here"},
 		&cli.StringFlag{Name: "cache-max", EnvVars: env("cache-max"), DefaultText: "no limit",
 			Usage: "evict mirrored content that was not pulled for longest while it takes more than this `SIZE`, such as 50GiB; never what was pushed"},
+		&cli.StringFlag{Name: "mirror-file", EnvVars: env("mirror-file"),
+			Usage: "copy what a `FILE` names from other registries, on its schedules (see Mirror)"},
 	}
 }
 

@@ -19,16 +19,16 @@ type job struct {
 }
 
 // parseSchedule reads a time between two runs, such as 6h, or the five fields of cron. Both may be empty: never.
-func parseSchedule(flag, text string) (cron.Schedule, error) {
+func parseSchedule(what, text string) (cron.Schedule, error) {
 	if d, err := time.ParseDuration(text); err == nil {
 		if d < time.Second {
-			return nil, usagef("--%s %q is less than a second", flag, text)
+			return nil, usagef("%s %q is less than a second", what, text)
 		}
 		return cron.Every(d), nil
 	}
 	when, err := cron.ParseStandard(text)
 	if err != nil {
-		return nil, usagef("--%s %q is neither a time such as 6h nor five fields of cron: %w", flag, text, err)
+		return nil, usagef("%s %q is neither a time such as 6h nor five fields of cron: %w", what, text, err)
 	}
 	return when, nil
 }
@@ -61,7 +61,7 @@ func (j job) repeat(ctx context.Context, log *slog.Logger, reg *registry.Registr
 func (s *settings) jobs() (jobs []job, err error) {
 	if text := s.String("gc-interval"); text != "" {
 		j := job{name: "gc"}
-		if j.when, err = parseSchedule("gc-interval", text); err != nil {
+		if j.when, err = parseSchedule("--gc-interval", text); err != nil {
 			return nil, err
 		}
 		opt, err := s.collectOptions("gc-")
@@ -80,7 +80,7 @@ func (s *settings) jobs() (jobs []job, err error) {
 	}
 	if text := s.String("scrub-interval"); text != "" {
 		j := job{name: "scrub"}
-		if j.when, err = parseSchedule("scrub-interval", text); err != nil {
+		if j.when, err = parseSchedule("--scrub-interval", text); err != nil {
 			return nil, err
 		}
 		rate, err := s.size("scrub-rate")

@@ -12,6 +12,7 @@ import (
 	"registry/server/auth"
 	"registry/server/mirror"
 	"registry/server/registry"
+	"registry/server/syncer"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -31,6 +32,7 @@ type serveOptions struct {
 	server   server.Config
 	mirror   mirror.Config
 	jobs     []job
+	syncs    []syncer.Entry // on their schedules
 }
 
 // serve runs the server until ctx is done and everything under way has ended.
@@ -90,6 +92,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		defer opt.server.Mirror.Close()
 	}
 	defer announceStop(ctx, log)()
+	syncJobs, closeSyncs := startSyncs(opt, log, reg)
+	defer closeSyncs()
+	opt.jobs = append(opt.jobs, syncJobs...)
 	work, stop := context.WithCancel(ctx) // which does not end when the server fails
 	wait := runJobs(work, log, reg, opt.jobs)
 	defer func() { stop(); wait() }()
@@ -137,6 +142,9 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 		return opt, err
 	}
 	if opt.mirror, err = s.mirrorConfig(); err != nil {
+		return opt, err
+	}
+	if opt.syncs, err = s.scheduledSyncs(opt.mirror.Upstreams); err != nil {
 		return opt, err
 	}
 	if opt.server, err = s.serverConfig(); err != nil {

@@ -55,6 +55,7 @@ type Remote struct {
 	http  *http.Client
 	auth  atomic.Pointer[auth.Client]
 	used  atomic.Int64
+	left  atomic.Int64 // pulls that are left, and one more; 0 if nobody said
 }
 
 // NewRemote makes a client of a registry. It gives up on an answer that brings no byte for the time stall, and tells note,
@@ -89,11 +90,16 @@ func (r *Remote) credential(_ context.Context, host string) (auth.Credential, er
 
 // do asks the registry something about a repository. The answer has one of the statuses; else there is an error.
 func (r *Remote) do(ctx context.Context, method, repo, path string, header http.Header, statuses ...int) (*http.Response, error) {
+	ctx = auth.WithScopes(ctx, auth.ScopeRepository(repo, auth.ActionPull))
+	return r.ask(ctx, method, repo+"/"+path, header, statuses...)
+}
+
+// ask is do for whatever the scopes of ctx are about.
+func (r *Remote) ask(ctx context.Context, method, path string, header http.Header, statuses ...int) (*http.Response, error) {
 	if r.used.Add(1)%maxTokens == 0 {
 		r.forget()
 	}
-	ctx = auth.WithScopes(ctx, auth.ScopeRepository(repo, auth.ActionPull))
-	req, err := http.NewRequestWithContext(ctx, method, r.up.URL.String()+"/v2/"+repo+"/"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, r.up.URL.String()+"/v2/"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +113,7 @@ func (r *Remote) do(ctx context.Context, method, repo, path string, header http.
 		return nil, err
 	}
 	r.note(strconv.Itoa(resp.StatusCode))
+	r.noteLimit(resp.Header)
 	for _, status := range statuses {
 		if resp.StatusCode == status {
 			return resp, nil
@@ -291,6 +298,10 @@ func (r *Remote) list(ctx context.Context, repo, path string, into any) (link st
 	if err != nil {
 		return "", err
 	}
+	return r.readList(resp, into)
+}
+
+func (r *Remote) readList(resp *http.Response, into any) (link string, err error) {
 	defer resp.Body.Close()
 	content, err := r.readAll(resp, maxList)
 	if err == nil {

@@ -17,6 +17,8 @@ type Put struct {
 	MediaType string    // Content-Type without parameters, "" if the client gave none
 	Content   []byte
 	KeepTags  bool // a tag that points at something else is not moved, nor is a manifest made one of another type: Denied
+	// Sparse says what may be missing, if the registry does not let more be.
+	Sparse Sparse
 }
 
 // PutResult is what was stored.
@@ -76,7 +78,7 @@ func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) err
 	if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
 		return err
 	}
-	if m.ID, err = storeManifest(tx, m, p.doc, r.sparse); err != nil {
+	if m.ID, err = storeManifest(tx, m, p.doc, max(r.sparse, p.Sparse)); err != nil {
 		return err
 	}
 	return r.tagAll(tx, repo, m, p, action)
