@@ -212,7 +212,7 @@ func TestMirrorCredentials(t *testing.T) {
 				w.WriteHeader(401)
 				return
 			}
-			http.Redirect(w, r, trap.URL+"/layer", 307)
+			http.Redirect(w, r, trap.URL+"/layer", http.StatusTemporaryRedirect)
 		})
 		newMirror(t, o, ",private-network,user="+file).pull(blob, "layer")
 		if trapped.Load() != 1 {

@@ -397,7 +397,7 @@ func TestMirrorEvil(t *testing.T) {
 	both := []evil{
 		{name: "500", answer: status(500), statuses: failed},
 		{name: "503 with html", answer: func(string) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", 503) }
+			return func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", http.StatusServiceUnavailable) }
 		}, statuses: failed},
 		{name: "not there", answer: status(404), statuses: gone},
 		{name: "denied", answer: status(403), statuses: gone},
@@ -412,7 +412,7 @@ func TestMirrorEvil(t *testing.T) {
 		{name: "redirect to a name of this machine", answer: status(302, "Location: http://localhost:"+portOf(trap.URL)+"/"), statuses: failed},
 		{name: "redirect to a file", answer: status(302, "Location: file:///etc/passwd"), statuses: failed},
 		{name: "redirect in a circle", answer: func(string) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 307) }
+			return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect) }
 		}, statuses: failed},
 		{name: "redirect to nowhere", answer: status(302), statuses: failed},
 		{name: "429", answer: status(429, "Retry-After: 7"), statuses: busy},
