@@ -412,7 +412,9 @@ func TestMirrorEvil(t *testing.T) {
 		{name: "redirect to a name of this machine", answer: status(302, "Location: http://localhost:"+portOf(trap.URL)+"/"), statuses: failed},
 		{name: "redirect to a file", answer: status(302, "Location: file:///etc/passwd"), statuses: failed},
 		{name: "redirect in a circle", answer: func(string) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect) }
+			return func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+			}
 		}, statuses: failed},
 		{name: "redirect to nowhere", answer: status(302), statuses: failed},
 		{name: "429", answer: status(429, "Retry-After: 7"), statuses: busy},

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // lines is a log that is read while it is written.
@@ -153,6 +156,11 @@ func TestTagsThatDoNotMove(t *testing.T) {
 	}
 	if err := put(true, "fresh", "latest"); !registry.Denied.Is(err) {
 		t.Errorf("moving a tag with the right to create: %v", err)
+	}
+	missing, missingType := encode(image(v1.Descriptor{Digest: digest.FromString("elsewhere"), Size: 9}))
+	_, err := f.PutManifest(t.Context(), "team/app", registry.Put{Ref: tag("latest"), MediaType: missingType, Content: missing, KeepTags: true})
+	if !registry.Denied.Is(err) { // whoever may not push it need not know what it lacks
+		t.Errorf("moving a tag to what is not all there with the right to create: %v", err)
 	}
 	if err := put(true, "fresh"); err != nil {
 		t.Errorf("a new tag with the right to create: %v", err)

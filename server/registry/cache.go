@@ -51,7 +51,7 @@ func (r *Registry) KeepCopy(ctx context.Context, repo RepoName, c Copy) (Manifes
 		if c.Ref.Tag == "" {
 			return tx.CacheManifest(m.ID)
 		}
-		if err := r.setTag(tx, repo, c.Ref.Tag, m, false); err != nil {
+		if err := r.setTag(tx, repo, c.Ref.Tag, m); err != nil {
 			return err
 		}
 		return tx.ConfirmTag(repo, c.Ref.Tag, m.Digest)

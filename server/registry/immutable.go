@@ -9,6 +9,7 @@ import (
 	"registry/db"
 
 	"github.com/bmatcuk/doublestar/v4"
+	"github.com/opencontainers/go-digest"
 )
 
 // ImmutableRule says which tags never point at anything else than they do: those that match the glob Tag in
@@ -102,12 +103,22 @@ func (r *Registry) keepMediaType(tx *db.Tx, repo RepoName, m db.Manifest, keep b
 	return refuseImmutable(tx, repo, tags...)
 }
 
-// setTag points a tag at a manifest. If it points at another one it has to be neither immutable nor kept.
-func (r *Registry) setTag(tx *db.Tx, repo RepoName, tag Tag, m db.Manifest, keep bool) error {
-	return tx.SetTagIf(m.RepositoryID, tag, m.ID, func() error {
-		if keep {
-			return Denied.With(fmt.Sprintf("tag %s exists, and moving it needs the right to push", tag))
+// setTag points a tag at a manifest. If it points at another one it must not be immutable.
+func (r *Registry) setTag(tx *db.Tx, repo RepoName, tag Tag, m db.Manifest) error {
+	return tx.SetTagIf(m.RepositoryID, tag, m.ID, func() error { return refuseImmutable(tx, repo, tag) })
+}
+
+// keepTags refuses a push that would move a tag, by whoever may only push what is new.
+func keepTags(tx *db.Tx, repo RepoName, tags []Tag, d digest.Digest) error {
+	for _, tag := range tags {
+		was, err := tx.StatTaggedManifest(repo, tag)
+		if errors.Is(err, db.ErrNotFound) || err == nil && was.Digest == d {
+			continue
 		}
-		return refuseImmutable(tx, repo, tag)
-	})
+		if err != nil {
+			return err
+		}
+		return Denied.With(fmt.Sprintf("tag %s exists, and moving it needs the right to push", tag))
+	}
+	return nil
 }

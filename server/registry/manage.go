@@ -153,7 +153,7 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 			}
 		}
 		for _, tag := range tags {
-			if err := r.setTag(tx, to, tag, db.Manifest{RepositoryID: c.to, ID: id, Digest: root.Digest}, false); err != nil {
+			if err := r.setTag(tx, to, tag, db.Manifest{RepositoryID: c.to, ID: id, Digest: root.Digest}); err != nil {
 				return err
 			}
 		}

@@ -75,6 +75,11 @@ func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) err
 		return err
 	}
 	m := db.Manifest{RepositoryID: repositoryID, Digest: p.digest, MediaType: p.doc.mediaType, Size: int64(len(p.Content)), Content: p.Content}
+	if p.KeepTags {
+		if err := keepTags(tx, repo, p.tags, p.digest); err != nil {
+			return err
+		}
+	}
 	if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
 		return err
 	}
@@ -86,7 +91,7 @@ func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) err
 
 func (r *Registry) tagAll(tx *db.Tx, repo RepoName, m db.Manifest, p parsedPut, action string) error {
 	for _, tag := range p.tags {
-		if err := r.setTag(tx, repo, tag, m, p.KeepTags); err != nil {
+		if err := r.setTag(tx, repo, tag, m); err != nil {
 			return err
 		}
 	}

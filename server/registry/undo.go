@@ -105,7 +105,7 @@ func (r *Registry) RestoreTag(ctx context.Context, repo RepoName, tag Tag, to di
 		if err != nil {
 			return err
 		}
-		if err := r.setTag(tx, repo, tag, m, false); err != nil {
+		if err := r.setTag(tx, repo, tag, m); err != nil {
 			return err
 		}
 		return r.audit(tx, "restore", repo, pushed([]Tag{tag}, m.Digest))
