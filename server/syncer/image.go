@@ -46,6 +46,7 @@ func (s *Syncer) copy(ctx context.Context, src *source, e Entry, t task, dry boo
 		separator = "@"
 	}
 	c.out = Outcome{Source: e.Upstream.Name + "/" + string(t.from) + separator + t.ref.String(), Target: string(t.to) + ":" + string(t.tag), Result: Same}
+	s.copies(t.to, e.Upstream.Name)
 	err := c.image(ctx, t.ref, t.tag)
 	if err == nil {
 		err = c.attached(ctx)
@@ -263,8 +264,8 @@ func isForeign(mediaType string) bool {
 	return mediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" || strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.")
 }
 
-// have says whether the target has a blob, after linking it from where it is. What is private is not linked to where
-// everybody reads: the other registry might only know its digest.
+// have says whether the target has a blob, after linking it from where it is: what is public, or came from the same
+// registry. Of anything else the other registry might know the digest only.
 func (c *copier) have(ctx context.Context, d digest.Digest) (bool, error) {
 	reg, to := c.cfg.Registry, c.task.to
 	_, err := reg.StatBlob(ctx, to, d)
@@ -278,7 +279,9 @@ func (c *copier) have(ctx context.Context, d digest.Digest) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	from, err := reg.FindBlob(ctx, d, func(_ registry.RepoName, public bool) (bool, error) { return public || !open && !c.cfg.Public, nil })
+	from, err := reg.FindBlob(ctx, d, func(repo registry.RepoName, public bool) (bool, error) {
+		return public || !open && !c.cfg.Public && c.isCopy(repo, c.e.Upstream.Name), nil
+	})
 	if registry.BlobUnknown.Is(err) {
 		return false, nil
 	}

@@ -43,8 +43,22 @@ type Config struct {
 type Syncer struct {
 	cfg     Config
 	mu      sync.Mutex
-	sources map[string]*source // by the name of the upstream
-	flights singleflight.Group // blobs on their way, by digest
+	sources map[string]*source           // by the name of the upstream
+	targets map[registry.RepoName]string // the upstream whose images a repository gets
+	flights singleflight.Group           // blobs on their way, by digest
+}
+
+// isCopy says whether a repository gets its images from an upstream, as far as this Syncer has copied.
+func (s *Syncer) isCopy(repo registry.RepoName, upstream string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.targets[repo] == upstream
+}
+
+func (s *Syncer) copies(repo registry.RepoName, upstream string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.targets[repo] = upstream
 }
 
 // New makes a Syncer. The caller calls Close after the last Run has returned.
@@ -61,7 +75,7 @@ func New(cfg Config) *Syncer {
 	if cfg.Sleep == nil {
 		cfg.Sleep = sleep
 	}
-	return &Syncer{cfg: cfg, sources: map[string]*source{}}
+	return &Syncer{cfg: cfg, sources: map[string]*source{}, targets: map[registry.RepoName]string{}}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

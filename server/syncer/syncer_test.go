@@ -566,7 +566,7 @@ func TestSyncEndsWithContext(t *testing.T) {
 	}
 }
 
-// What is private here is not shown to everybody because another registry knows its digest.
+// What is private here is shown to nobody because another registry knows its digest.
 func TestSyncLinksNothingPrivate(t *testing.T) {
 	o, x := newOrigin(t), newTarget(t)
 	o.image("team/app", "secret", "v1")
@@ -590,6 +590,10 @@ func TestSyncLinksNothingPrivate(t *testing.T) {
 	app := entries(t, o, appEntry)
 	x.wants(app, "failed team/app:v1")
 	if err := x.SetPublic(t.Context(), "copy/app", false); err != nil {
+		t.Fatal(err)
+	}
+	x.wants(app, "failed team/app:v1")
+	if err := x.SetPublic(t.Context(), "private", true); err != nil {
 		t.Fatal(err)
 	}
 	x.wants(app, "copied team/app:v1")
