@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	_ "registry/server/command" // what is tested is built by the test: this tells its cache when it has changed
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	_ "registry/server/command" // what is tested is built by the test: this tells its cache when it has changed
+
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	_ "modernc.org/sqlite"

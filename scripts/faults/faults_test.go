@@ -27,6 +27,8 @@ import (
 	"testing"
 	"time"
 
+	_ "registry/server/command" // what is tested is built by the test: this tells its cache when it has changed
+
 	"golang.org/x/sys/unix"
 )
 

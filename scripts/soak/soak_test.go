@@ -27,6 +27,7 @@ import (
 	"testing"
 	"time"
 
+	_ "registry/server/command" // what is tested is built by the test: this tells its cache when it has changed
 	"registry/server/registry"
 )
 
