@@ -146,10 +146,30 @@ var (
 	shard    = regexp.MustCompile(`sha256/[0-9a-f]{2}`)
 )
 
+// whole joins the two lines of each call that another thread's call or a signal came into.
+func whole(trace string) string {
+	begun := map[string]string{} // by thread
+	var lines []string
+	for line := range strings.Lines(trace) {
+		line = strings.TrimSuffix(line, "\n")
+		thread, _, _ := strings.Cut(line, " ")
+		if call, cut := strings.CutSuffix(line, " <unfinished ...>"); cut {
+			begun[thread] = call
+			continue
+		}
+		if _, rest, ok := strings.Cut(line, " resumed>"); ok && begun[thread] != "" {
+			line = begun[thread] + rest
+			delete(begun, thread)
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // calls reduces a trace to the successful calls below dir, with the last path of each: of a rename, its target.
 func calls(trace, dir string) string {
 	var list []string
-	for _, m := range callLine.FindAllStringSubmatch(trace, -1) {
+	for _, m := range callLine.FindAllStringSubmatch(whole(trace), -1) {
 		call, path := m[1], ""
 		if m[3] != "" {
 			call, path = m[3], m[4]
