@@ -16,8 +16,8 @@ func (s *Server) authorize(w *recorder, r *http.Request) error {
 	if s.cfg.Auth == nil {
 		return nil
 	}
-	if from := r.URL.Query().Get("from"); w.target.endpoint == endpointUploads && from != "" {
-		w.source, _ = registry.ParseRepoName(from) // the handler says what is wrong with it
+	if w.target.endpoint == endpointUploads {
+		w.source, _ = registry.ParseRepoName(r.URL.Query().Get("from")) // the handler says what is wrong with it
 	}
 	address := s.clientAddress(r)
 	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), address)

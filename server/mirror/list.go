@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -31,15 +30,12 @@ func (m *Mirror) Tags(ctx context.Context, repo registry.RepoName, p registry.Pa
 	return tags, more && len(tags) > 0, nil
 }
 
-// Referrers lists the descriptors of what has a subject at the upstream: the first page of them.
+// Referrers lists the descriptors of what has a subject at the upstream, all of them.
 func (m *Mirror) Referrers(ctx context.Context, repo registry.RepoName, subject digest.Digest, artifactType string) (list []string, err error) {
 	err = m.list(ctx, repo, func(ctx context.Context, remote *Remote, name string) error {
 		found, err := remote.Referrers(ctx, name, subject, artifactType)
 		for _, d := range found {
-			var of struct{ ArtifactType string }
-			if json.Unmarshal(d, &of) == nil && (artifactType == "" || of.ArtifactType == artifactType) {
-				list = append(list, string(d))
-			}
+			list = append(list, string(d))
 		}
 		return err
 	})

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,7 +14,6 @@ import (
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
@@ -77,22 +77,35 @@ func all[T ~string](list func(last string) ([]string, bool, error), parse func(s
 	return nil, errEndless
 }
 
-// AllReferrers lists what has a subject, which ErrUnknown says that a registry may not know.
-func (r *Remote) AllReferrers(ctx context.Context, repo string, subject digest.Digest) (list []v1.Descriptor, err error) {
-	path := "referrers/" + subject.String()
-	query := ""
+// Referrers lists the descriptors of what has a subject, of one artifact type unless it is empty, whether or not the
+// registry leaves out the others itself. ErrUnknown says that it may not know such lists.
+func (r *Remote) Referrers(ctx context.Context, repo string, subject digest.Digest, artifactType string) (list []json.RawMessage, err error) {
+	path, query := "referrers/"+subject.String(), ""
+	if artifactType != "" {
+		query = "?" + url.Values{"artifactType": {artifactType}}.Encode()
+	}
+	size := 0
 	for range maxPages {
-		var index v1.Index
+		var index struct{ Manifests []json.RawMessage }
 		link, err := r.list(ctx, repo, path+query, &index)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, index.Manifests...)
-		next, err := nextQuery(link)
-		if err != nil || next == "" {
+		for _, raw := range index.Manifests {
+			if size += len(raw); size > maxList {
+				return nil, errEndless
+			}
+			var of struct{ ArtifactType string }
+			if err := json.Unmarshal(raw, &of); err != nil {
+				return nil, fmt.Errorf("%w: a referrer: %w", ErrWrong, err)
+			}
+			if artifactType == "" || of.ArtifactType == artifactType {
+				list = append(list, raw)
+			}
+		}
+		if query, err = nextQuery(link); err != nil || query == "" {
 			return list, err
 		}
-		query = next
 	}
 	return nil, errEndless
 }

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,26 +62,38 @@ func TestListsThatDoNotEnd(t *testing.T) {
 	if tags, err := r.AllTags(t.Context(), "x"); !errors.Is(err, errEndless) || tags != nil {
 		t.Errorf("%q, %v", tags, err)
 	}
-	if list, err := r.AllReferrers(t.Context(), "x", digest.FromString("")); !errors.Is(err, errEndless) || list != nil {
+	if list, err := r.Referrers(t.Context(), "x", digest.FromString(""), ""); !errors.Is(err, errEndless) || list != nil {
 		t.Errorf("%d, %v", len(list), err)
 	}
 }
 
-func TestAllReferrers(t *testing.T) {
+func TestReferrersOfAllPages(t *testing.T) {
 	var asked []string
 	r := remoteOf(t, func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.URL.Path+"?"+r.URL.RawQuery)
-		if r.URL.RawQuery == "" {
+		if r.URL.Query().Get("page") == "" {
 			w.Header().Set("Link", `<http://evil.example/v2/y/referrers/z?page=2>; rel="next"`)
 		}
-		fmt.Fprintf(w, `{"manifests":[{"digest":%q}]}`, digest.FromString(r.URL.RawQuery))
+		fmt.Fprintf(w, `{"manifests":[{"artifactType":"a/b","x":%q},{"artifactType":"other"}]}`, r.URL.RawQuery)
 	})
 	d := digest.FromString("x")
-	list, err := r.AllReferrers(t.Context(), "x", d)
-	if err != nil || len(list) != 2 || list[1].Digest != digest.FromString("page=2") {
-		t.Errorf("%v, %v", list, err)
+	path := "/v2/x/referrers/" + d.String()
+	for artifactType, want := range map[string]int{"": 4, "a/b": 2, "none": 0} {
+		asked = nil
+		list, err := r.Referrers(t.Context(), "x", d, artifactType)
+		if err != nil || len(list) != want || want > 1 && !strings.Contains(string(list[want/2]), `"x":"page=2"`) {
+			t.Errorf("%q: %s, %v", artifactType, list, err)
+		}
+		query := ""
+		if artifactType != "" {
+			query = url.Values{"artifactType": {artifactType}}.Encode()
+		}
+		if !slices.Equal(asked, []string{path + "?" + query, path + "?page=2"}) {
+			t.Errorf("%q", asked)
+		}
 	}
-	if path := "/v2/x/referrers/" + d.String(); !slices.Equal(asked, []string{path + "?", path + "?page=2"}) {
-		t.Errorf("%q", asked)
+	broken := remoteOf(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"manifests":[7]}`) })
+	if list, err := broken.Referrers(t.Context(), "x", d, ""); !errors.Is(err, ErrWrong) {
+		t.Errorf("%s, %v", list, err)
 	}
 }

@@ -276,7 +276,6 @@ func (m *Mirror) fetch(up *upstream, repo registry.RepoName, ref registry.Refere
 
 func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.RepoName, ref registry.Reference) error {
 	_, name := m.of(repo)
-	want := ref
 	if have, err := m.registry.StatManifest(ctx, repo, ref); err == nil && ref.Tag != "" {
 		now, err := up.remote.Head(ctx, name, ref.Tag)
 		if err != nil {
@@ -287,7 +286,7 @@ func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.
 			return m.registry.ConfirmTag(ctx, repo, ref.Tag, now)
 		}
 	}
-	got, err := up.remote.Manifest(ctx, name, want)
+	got, err := up.remote.Manifest(ctx, name, ref)
 	if err != nil {
 		return err
 	}

@@ -282,17 +282,6 @@ func (r *Remote) Tags(ctx context.Context, repo string, last string, limit int) 
 	return list.Tags, strings.Contains(link, "next"), err
 }
 
-// Referrers asks which manifests have a subject: the first page of the list, as the specification's index.
-func (r *Remote) Referrers(ctx context.Context, repo string, subject digest.Digest, artifactType string) (list []json.RawMessage, err error) {
-	path := "referrers/" + subject.String()
-	if artifactType != "" {
-		path += "?" + url.Values{"artifactType": {artifactType}}.Encode()
-	}
-	var index struct{ Manifests []json.RawMessage }
-	_, err = r.list(ctx, repo, path, &index)
-	return index.Manifests, err
-}
-
 func (r *Remote) list(ctx context.Context, repo, path string, into any) (link string, err error) {
 	resp, err := r.do(ctx, http.MethodGet, repo, path, nil, http.StatusOK)
 	if err != nil {

@@ -174,6 +174,7 @@ func (r *Registry) RepositoryInfos(ctx context.Context, p Page) (infos []Reposit
 func (r *Registry) RepositoryInfosFor(ctx context.Context, p Page, mayRead func(repo RepoName, public bool) (bool, error)) ([]RepositoryInfo, bool, error) {
 	return listFor(ctx, r, p, mayRead, func(tx *db.Tx, repo RepoName) (RepositoryInfo, error) {
 		info, err := tx.RepositoryInfo(repo)
+		info.Public = r.isPublic(repo, info.Public)
 		return RepositoryInfo(info), err
 	})
 }

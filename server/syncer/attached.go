@@ -43,8 +43,14 @@ func (c *copier) referrers(ctx context.Context, subject digest.Digest) error {
 // listReferrers asks for the list, or for the tag that has it where there are none ("Referrers Tag Schema").
 func (c *copier) listReferrers(ctx context.Context, subject digest.Digest) (list []v1.Descriptor, err error) {
 	repo := string(c.task.from)
-	err = c.src.try(ctx, func() (err error) { list, err = c.src.remote.AllReferrers(ctx, repo, subject); return err })
+	var raw []json.RawMessage
+	err = c.src.try(ctx, func() (err error) { raw, err = c.src.remote.Referrers(ctx, repo, subject, ""); return err })
 	if !errors.Is(err, mirror.ErrUnknown) {
+		for _, text := range raw {
+			var d v1.Descriptor
+			err = errors.Join(err, json.Unmarshal(text, &d))
+			list = append(list, d)
+		}
 		return list, err
 	}
 	tag := registry.Tag(digestTag(subject))
