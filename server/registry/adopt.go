@@ -151,20 +151,11 @@ func ignoreNotFound(err error) error {
 
 // Document is a manifest that has been read.
 type Document struct {
-	Digest    digest.Digest
-	MediaType string
-	Blobs     []Need // config and layers
-	Children  []Need // of an index: manifests, and blobs in those of build caches
-	Content   []byte
+	Contents
+	Digest  digest.Digest
+	Content []byte
 
 	doc *document
-}
-
-// Need is what a manifest names.
-type Need struct {
-	Digest   digest.Digest
-	Size     int64
-	Optional bool // a layer that is fetched from elsewhere and need not be here
 }
 
 // ReadDocument reads a manifest that comes without a Content-Type. One that does not say itself what it is can only be
@@ -177,7 +168,7 @@ func ReadDocument(d digest.Digest, content []byte) (*Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Document{Digest: d, MediaType: doc.mediaType, Blobs: needs(doc.blobs), Children: needs(doc.children), Content: content, doc: doc}, nil
+	return &Document{Contents: doc.contents(), Digest: d, Content: content, doc: doc}, nil
 }
 
 // typeByShape is "" for a manifest that has a media type of its own, or that cannot be read.
@@ -190,13 +181,6 @@ func typeByShape(content []byte) string {
 		return v1.MediaTypeImageIndex
 	}
 	return v1.MediaTypeImageManifest
-}
-
-func needs(list []reference) (all []Need) {
-	for _, ref := range list {
-		all = append(all, Need{ref.digest, ref.size, ref.optional})
-	}
-	return all
 }
 
 // Intake is content for one repository.

@@ -11,9 +11,6 @@ import (
 	"time"
 
 	"registry/server/registry"
-
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // lines is a log that is read while it is written.
@@ -126,77 +123,5 @@ func TestUploadsAreTheirOwners(t *testing.T) {
 		if _, err := alice.AppendUpload(t.Context(), "a", u.ID, chunk("alice's")); err != nil {
 			t.Errorf("her own upload, settled %v: %v", settled, err)
 		}
-	}
-}
-
-// TestTagsThatDoNotMove: an immutable tag is pushed again with what it points at, and with nothing else; whoever may only
-// create moves no tag. All or nothing, through whatever call.
-func TestTagsThatDoNotMove(t *testing.T) {
-	f := newFixture(t)
-	one, other := image(f.blob("team/app", "one")), image(f.blob("team/app", "other"))
-	first := f.put("team/app", "v1", one)
-	second := f.put("team/app", "", other)
-	f.put("team/app", "latest", one)
-	if err := f.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "team/**", Tag: "v*"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "team/**", Tag: "["}); !registry.RuleInvalid.Is(err) {
-		t.Errorf("a rule that is no glob: %v", err)
-	}
-	content, mediaType := encode(other)
-	put := func(keep bool, tags ...registry.Tag) error {
-		_, err := f.PutManifest(t.Context(), "team/app", registry.Put{Ref: registry.Reference{Digest: second.Digest}, Tags: tags, MediaType: mediaType, Content: content, KeepTags: keep})
-		return err
-	}
-	_, copied := f.Copy(t.Context(), "team/app", registry.Reference{Digest: second.Digest}, "team/app", []registry.Tag{"v1"}, false)
-	for what, err := range map[string]error{
-		"push": put(false, "v1"), "push with others": put(false, "new", "v1"), "copy": copied,
-		"delete": f.DeleteTag(t.Context(), "team/app", "v1"), "delete by digest": f.DeleteManifest(t.Context(), "team/app", first.Digest),
-	} {
-		if !registry.TagImmutable.Is(err) || !strings.Contains(err.Error(), "team/**:v*") {
-			t.Errorf("%s of an immutable tag: %v", what, err)
-		}
-	}
-	if err := put(true, "fresh", "latest"); !registry.Denied.Is(err) {
-		t.Errorf("moving a tag with the right to create: %v", err)
-	}
-	missing, missingType := encode(image(v1.Descriptor{Digest: digest.FromString("elsewhere"), Size: 9}))
-	_, err := f.PutManifest(t.Context(), "team/app", registry.Put{Ref: tag("latest"), MediaType: missingType, Content: missing, KeepTags: true})
-	if !registry.Denied.Is(err) { // whoever may not push it need not know what it lacks
-		t.Errorf("moving a tag to what is not all there with the right to create: %v", err)
-	}
-	if err := put(true, "fresh"); err != nil {
-		t.Errorf("a new tag with the right to create: %v", err)
-	}
-	f.put("team/app", "v1", one)
-	f.put("other/app", "v1", image(f.blob("other/app", "one")))
-	f.put("other/app", "v1", image(f.blob("other/app", "other")))
-	for ref, want := range map[registry.Tag]string{"v1": string(first.Digest), "latest": string(first.Digest), "fresh": string(second.Digest)} {
-		if m, err := f.StatManifest(t.Context(), "team/app", registry.Reference{Tag: ref}); err != nil || string(m.Digest) != want {
-			t.Errorf("%s is %v, %v; want %s", ref, m.Digest, err, want)
-		}
-	}
-	if _, err := f.StatManifest(t.Context(), "team/app", tag("new")); !registry.ManifestUnknown.Is(err) {
-		t.Errorf("a tag of a refused push: %v", err)
-	}
-}
-
-// TestMirrorsAreAsPublicAsTheirUpstream: whatever was stored when the flag said otherwise, in every list.
-func TestMirrorsAreAsPublicAsTheirUpstream(t *testing.T) {
-	f := newFixture(t)
-	f.put("up/app", "v1", image(f.blob("up/app", "config")))
-	if err := f.SetPublic(t.Context(), "up/app", true); err != nil {
-		t.Fatal(err)
-	}
-	f.SetMirrors(func(repo registry.RepoName) (mirrored, public bool) { return repo == "up/app", false })
-	page := registry.Page{Limit: 10}
-	all, _, err := f.RepositoryInfos(t.Context(), page)
-	if err != nil || len(all) != 1 || all[0].Public {
-		t.Errorf("%+v, %v", all, err)
-	}
-	asked := func(_ registry.RepoName, public bool) (bool, error) { return !public, nil }
-	some, _, err := f.RepositoryInfosFor(t.Context(), page, asked)
-	if err != nil || len(some) != 1 || some[0].Public {
-		t.Errorf("%+v, %v", some, err)
 	}
 }

@@ -36,7 +36,11 @@ func ReadManifest(mediaType string, content []byte) (Contents, error) {
 	if err != nil {
 		return Contents{}, err
 	}
-	return Contents{MediaType: doc.mediaType, Blobs: contents(doc.blobs), Children: contents(doc.children), Subject: doc.subject}, nil
+	return doc.contents(), nil
+}
+
+func (doc *document) contents() Contents {
+	return Contents{MediaType: doc.mediaType, Blobs: contents(doc.blobs), Children: contents(doc.children), Subject: doc.subject}
 }
 
 func contents(refs []reference) (list []Content) {

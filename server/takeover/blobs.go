@@ -148,7 +148,7 @@ func compare(f *os.File, d digest.Digest) error {
 
 // blob sees to it that the repository has a blob that a manifest needs, with the size it says. why is what keeps it from
 // that.
-func (r *repository) blob(ctx context.Context, n registry.Need) (why string, err error) {
+func (r *repository) blob(ctx context.Context, n registry.Content) (why string, err error) {
 	has, err := r.reg.HasBlob(ctx, r.name, n.Digest)
 	if err != nil {
 		return "", err
@@ -182,7 +182,7 @@ func (t *taker) size(ctx context.Context, d digest.Digest) (int64, error) {
 }
 
 // wrongSize finds out which of the two is wrong, a blob or the manifest that says another size.
-func (r *repository) wrongSize(ctx context.Context, n registry.Need, size int64) (why string, err error) {
+func (r *repository) wrongSize(ctx context.Context, n registry.Content, size int64) (why string, err error) {
 	if r.opt.DryRun {
 		return fmt.Sprintf("it has %d bytes, not %d", size, n.Size), nil
 	}

@@ -286,7 +286,7 @@ func (r *repository) need(ctx context.Context, doc *registry.Document) error {
 }
 
 // child is a manifest of the repository, or a blob in the index of a build cache.
-func (r *repository) child(ctx context.Context, n registry.Need) (here bool, err error) {
+func (r *repository) child(ctx context.Context, n registry.Content) (here bool, err error) {
 	if r.revisions[n.Digest] {
 		return r.manifest(ctx, n.Digest)
 	}
