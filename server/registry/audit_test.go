@@ -125,3 +125,34 @@ func TestUploadsAreTheirOwners(t *testing.T) {
 		}
 	}
 }
+
+// TestRepositoryGoesWithUploadsOfOthers: whoever removes a repository ends every upload to it, and that is remembered.
+func TestRepositoryGoesWithUploadsOfOthers(t *testing.T) {
+	f := newFixture(t)
+	alice, operator := f.As(registry.Actor{User: "alice"}), f.As(registry.Actor{User: "os:root"})
+	f.put("a", "v1", image(f.blob("a", "config")))
+	var open []registry.Upload
+	for _, content := range []string{"", "has bytes"} {
+		u, err := alice.StartUpload(t.Context(), "a", "sha256")
+		if err == nil && content != "" {
+			u, err = alice.AppendUpload(t.Context(), "a", u.ID, chunk(content))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, u)
+	}
+	if err := operator.DeleteRepository(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range open {
+		if _, err := alice.UploadStatus(t.Context(), "a", u.ID); !registry.BlobUploadUnknown.Is(err) {
+			t.Errorf("an upload with %d bytes to what is gone: %v", u.Offset, err)
+		}
+	}
+	f.wantFiles(1, 0)
+	events, err := f.Audit(t.Context(), registry.EventFilter{}, 10)
+	if err != nil || len(events) != 1 || events[0].User != "os:root" || events[0].Action != "delete" || events[0].Repository != "a" {
+		t.Errorf("%+v, %v", events, err)
+	}
+}

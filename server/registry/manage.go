@@ -75,8 +75,10 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Diges
 func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 	for done := false; !done; {
 		err := r.db.Reclaim(ctx, func(tx *db.Tx) (err error) {
-			done, err = r.deleteSome(tx, repo)
-			return err
+			if done, err = r.deleteSome(tx, repo); err != nil || !done {
+				return err
+			}
+			return r.audit(tx, "delete", repo, "repository")
 		})
 		if err != nil {
 			return unknown(err, NameUnknown, repo)
@@ -92,7 +94,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 	}
 	for _, id := range uploads {
 		if err == nil {
-			err = r.CancelUpload(ctx, repo, id)
+			err = r.cancel(ctx, id)
 		}
 		if BlobUploadUnknown.Is(err) {
 			err = nil

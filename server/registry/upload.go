@@ -124,6 +124,11 @@ func (r *Registry) CancelUpload(ctx context.Context, repo RepoName, id string) e
 	if _, err := r.upload(ctx, repo, id); err != nil {
 		return err
 	}
+	return r.cancel(ctx, id)
+}
+
+// cancel is CancelUpload of a session that anybody began.
+func (r *Registry) cancel(ctx context.Context, id string) error {
 	forgotten := r.sessions.forget(id)
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(id) })
 	if err != nil && !(forgotten && errors.Is(err, db.ErrNotFound)) {
