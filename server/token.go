@@ -2,7 +2,10 @@ package server
 
 import (
 	"encoding/json"
+	"io"
+	"mime"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -16,24 +19,25 @@ const maxTokenForm = 64 << 10
 // getToken answers with a bearer token (distribution, "Token Authentication Specification"): for the user of Basic
 // authentication, or, without it, for somebody who has not logged in.
 func (s *Server) getToken(w *recorder, r *http.Request) error {
-	q := r.URL.Query()
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // a part that is left out may have been a scope
+		return registry.RequestInvalid.With("the query is malformed")
+	}
 	caller, err := s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 	if err != nil {
 		return refuseLogin(w, err)
 	}
-	return s.writeToken(w, r, caller, q["scope"], q.Get("offline_token") == "true")
+	return s.writeToken(w, r, caller, s.tokenRequest(q["scope"], q.Get("offline_token") == "true"))
 }
 
 // postToken is getToken in the form of OAuth 2.0 (distribution, "Docker Registry v2 authentication using OAuth2"; RFC 6749
 // sections 4.3 and 6).
 func (s *Server) postToken(w *recorder, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
-	if err := r.ParseForm(); err != nil {
-		return registry.RequestInvalid.With("want a form of at most 64 KiB")
+	f, scopes, err := readTokenForm(w, r)
+	if err != nil {
+		return err
 	}
-	f := r.PostForm
 	var caller auth.Caller
-	var err error
 	switch grant := f.Get("grant_type"); grant {
 	case "password":
 		caller, err = s.cfg.Auth.Login(r.Context(), f.Get("username"), f.Get("password"), s.clientAddress(r))
@@ -48,7 +52,29 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 		return refuseLogin(w, err)
 	}
 	offline := f.Get("access_type") == "offline" || f.Get("offline_token") == "true" || f.Get("grant_type") == "refresh_token"
-	return s.writeToken(w, r, caller, f["scope"], offline)
+	return s.writeToken(w, r, caller, s.tokenRequest(scopes, offline))
+}
+
+// readTokenForm returns the fields of a request's form, and the scopes, which may be in the query as well. A body of
+// another type is refused: what it asks for would be ignored.
+func readTokenForm(w http.ResponseWriter, r *http.Request) (f url.Values, scopes []string, err error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
+	wrong := registry.RequestInvalid.With("want a form of at most 64 KiB (application/x-www-form-urlencoded)")
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" {
+		if n, err := r.Body.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+			return nil, nil, wrong
+		}
+	}
+	if err := r.ParseForm(); err != nil {
+		return nil, nil, wrong
+	}
+	return r.PostForm, r.Form["scope"], nil
+}
+
+// tokenRequest is what a request with these scopes asks for.
+func (s *Server) tokenRequest(scopes []string, refresh bool) auth.TokenRequest {
+	return auth.TokenRequest{Scopes: s.withMirrors(auth.ParseScopes(scopes)), Manage: len(scopes) == 0, Refresh: refresh}
 }
 
 // refuseLogin adds to an Unauthorized error how to log in here. Other errors stay as they are.
@@ -59,13 +85,13 @@ func refuseLogin(w *recorder, err error) error {
 	return err
 }
 
-func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, scopes []string, refresh bool) error {
+func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, asked auth.TokenRequest) error {
 	w.caller = caller
-	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, s.withMirrors(auth.ParseScopes(scopes)), refresh)
+	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, asked)
 	if err != nil {
 		return refuseLogin(w, err)
 	}
-	if caller.Name != "" && len(scopes) == 0 {
+	if caller.Name != "" && asked.Manage {
 		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: auth.AddressText(s.clientAddress(r))}, "login", "")
 	}
 	var granted []string

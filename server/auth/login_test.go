@@ -297,13 +297,13 @@ func TestAPITokens(t *testing.T) {
 		c, err := w.Login(t.Context(), x.user, text, here)
 		w.must(err)
 		asked := ParseScopes([]string{"repository:" + x.repo + ":* registry:catalog:* registry:management:*"})
-		issued, err := w.Issue(t.Context(), c, w.reg, asked, true)
+		issued, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Scopes: asked, Refresh: true})
 		w.must(err)
 		b, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here)
 		w.must(err)
 		r, err := w.Refresh(t.Context(), issued.Refresh)
 		w.must(err)
-		again, err := w.Issue(t.Context(), r, w.reg, asked, true)
+		again, err := w.Issue(t.Context(), r, w.reg, TokenRequest{Scopes: asked, Refresh: true})
 		w.must(err)
 		b2, err := w.Authenticate(t.Context(), "Bearer "+again.Token, here)
 		w.must(err)
@@ -342,7 +342,7 @@ func TestAPITokenEnds(t *testing.T) {
 	text := w.apiToken("alice", "x", "pull:**", 10*time.Minute)
 	c, err := w.Login(t.Context(), "alice", text, here)
 	w.must(err)
-	issued, err := w.Issue(t.Context(), c, w.reg, nil, true)
+	issued, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
 	w.must(err)
 	if _, err := w.Login(t.Context(), "bob", text, here); !isUnauthorized(err) {
 		t.Error("a token of somebody else:", err)
@@ -410,7 +410,7 @@ func TestChangesEndEverything(t *testing.T) {
 				text := w.apiToken("alice", "x", "pull:**", 0)
 				c, err := w.Login(t.Context(), "alice", cheapPassword, here)
 				w.must(err)
-				issued, err := w.Issue(t.Context(), c, w.reg, nil, true)
+				issued, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
 				w.must(err)
 				if _, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here); err != nil {
 					t.Fatal(err)
@@ -442,7 +442,7 @@ func TestRightsAreOfNow(t *testing.T) {
 	other.must(other.AddMember(t.Context(), somebody, Member{"team", "alice"}))
 	c, err := w.Login(t.Context(), "alice", cheapPassword, here)
 	w.must(err)
-	issued, err := w.Issue(t.Context(), c, w.reg, ParseScopes([]string{"repository:alice/a:pull"}), false)
+	issued, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Scopes: ParseScopes([]string{"repository:alice/a:pull"})})
 	w.must(err)
 	header := "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:"+cheapPassword))
 	now := func() Actions {
@@ -504,7 +504,7 @@ func TestKeyRotation(t *testing.T) {
 	w.user("alice")
 	c, err := w.Login(t.Context(), "alice", cheapPassword, here)
 	w.must(err)
-	old, err := w.Issue(t.Context(), c, w.reg, nil, true)
+	old, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
 	w.must(err)
 	w.sleep(time.Minute)
 	w.must(other.RotateKey(t.Context(), somebody))
@@ -512,7 +512,7 @@ func TestKeyRotation(t *testing.T) {
 		_, err := w.Authenticate(t.Context(), "Bearer "+token, here)
 		return err == nil
 	}
-	fresh, err := w.Issue(t.Context(), c, w.reg, nil, true)
+	fresh, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
 	w.must(err)
 	if !good(old.Token) || !good(fresh.Token) {
 		t.Error("a rotation ends tokens")
@@ -566,7 +566,7 @@ func TestRememberedBearersAreBounded(t *testing.T) {
 	}
 	size := 0
 	for _, asked := range [][]string{nil, scopes, scopes[:1]} {
-		issued, err := w.Issue(t.Context(), c, w.reg, ParseScopes(asked), false)
+		issued, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Scopes: ParseScopes(asked), Manage: len(asked) == 0})
 		w.must(err)
 		if _, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here); err != nil {
 			t.Error(err)
@@ -585,7 +585,7 @@ func FuzzAuthenticate(f *testing.F) {
 	w.user("alice")
 	c, err := w.Login(f.Context(), "alice", cheapPassword, here)
 	w.must(err)
-	good, err := w.Issue(f.Context(), c, w.reg, nil, true)
+	good, err := w.Issue(f.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
 	w.must(err)
 	right := base64.StdEncoding.EncodeToString([]byte("alice:" + cheapPassword))
 	for _, s := range []string{"Basic " + right, "basic  " + right, "Bearer " + good.Token, "Bearer " + good.Refresh, "Basic", "Bearer", "Basic !!!!", "Basic Og==", "Bearer ....",

@@ -153,7 +153,8 @@ func TestParseScopes(t *testing.T) {
 		"repository(plugin):a:pull":                             "",
 		"registry:other:*":                                      "",
 		"repository:a:pull:push":                                "",
-		strings.Repeat("x", 5000) + " repository:a:pull":        "",
+		strings.Repeat("x", 5000) + " repository:a:pull":        "repository:a:pull",
+		"registry:management:pull registry:catalog:push":        "",
 		"repository:a/b:pull\trepository:b:push repository::::": "repository:a/b:pull repository:b:push",
 	} {
 		var got []string

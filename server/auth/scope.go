@@ -24,22 +24,16 @@ const (
 	anyAction      = "*"
 )
 
-const (
-	maxScopes = 100     // of one request for a token
-	maxScope  = 4 << 10 // bytes of all
-)
+// maxScopes bounds the entries of one request for a token.
+const maxScopes = 100
 
 // ParseScopes reads the scopes that a client asks for: several, or several in one with spaces between them. What is not
-// well formed is left out, as is whatever the caller may not do: asking for too much is no error. Entries of the same
-// repository become one.
+// understood is left out and grants nothing, as does whatever the caller may not do: asking for too much is no error.
+// Entries of the same repository become one.
 func ParseScopes(texts []string) (scopes []Access) {
-	size := 0
 	for _, text := range texts {
-		if size += len(text); size > maxScope {
-			break
-		}
 		for field := range strings.FieldsSeq(text) {
-			if s, ok := parseScope(field); ok && len(scopes) < maxScopes {
+			if s, ok := parseScope(field); ok {
 				scopes = addScope(scopes, s)
 			}
 		}
@@ -57,6 +51,9 @@ func addScope(scopes []Access, s Access) []Access {
 			}
 			return scopes
 		}
+	}
+	if len(scopes) == maxScopes {
+		return scopes
 	}
 	return append(scopes, s)
 }
@@ -81,9 +78,13 @@ func parseScope(s string) (a Access, ok bool) {
 	default:
 		return Access{}, false
 	}
+	known := []string{"pull", "push", "delete", anyAction}
+	if kind == typeRegistry {
+		known = []string{anyAction}
+	}
 	a = Access{Type: kind, Name: name}
 	for action := range strings.SplitSeq(actions, ",") {
-		if slices.Contains([]string{"pull", "push", "delete", anyAction}, action) && !slices.Contains(a.Actions, action) {
+		if slices.Contains(known, action) && !slices.Contains(a.Actions, action) {
 			a.Actions = append(a.Actions, action)
 		}
 	}

@@ -40,10 +40,16 @@ const (
 // leeway is how much clocks may differ.
 const leeway = 30 * time.Second
 
-// Issue makes a bearer token for a caller, with what he may do now of what he asks for. If he is a user who asks for
-// nothing, it is good for managing what is his. refresh asks for a token that gets more of these without the password.
-// Unauthorized for the bearer of such a token: it would never end, and a refresh token may do more than it.
-func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry, asked []Access, refresh bool) (t Token, err error) {
+// TokenRequest is what a client asks for at the token endpoint.
+type TokenRequest struct {
+	Scopes  []Access // those that were understood
+	Manage  bool     // the request had no scope at all: a user gets to manage what is theirs
+	Refresh bool     // a token that gets more of these without the password, too
+}
+
+// Issue makes a bearer token for a caller, with what they may do now of what they ask for. Unauthorized for the bearer of
+// such a token: it would never end, and a refresh token may do more than it.
+func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry, asked TokenRequest) (t Token, err error) {
 	if c.bearer {
 		return Token{}, registry.Unauthorized.With(nil)
 	}
@@ -55,7 +61,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry,
 	if t.Token, err = a.sign(ctx, c, typeAccess, granted, t.IssuedAt, a.lifetime); err != nil {
 		return Token{}, failed(err)
 	}
-	if refresh && c.standing != nil {
+	if asked.Refresh && c.standing != nil {
 		if t.Refresh, err = a.sign(ctx, c, typeRefresh, nil, t.IssuedAt, refreshLifetime); err != nil {
 			return Token{}, failed(err)
 		}
@@ -63,11 +69,11 @@ func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry,
 	return t, nil
 }
 
-func (a *Authority) grant(ctx context.Context, c Caller, reg *registry.Registry, asked []Access) (granted []Access, err error) {
-	if len(asked) == 0 && c.IsUser() {
+func (a *Authority) grant(ctx context.Context, c Caller, reg *registry.Registry, asked TokenRequest) (granted []Access, err error) {
+	if asked.Manage && c.IsUser() {
 		return []Access{{typeRegistry, nameCatalog, []string{anyAction}}, {typeRegistry, nameManagement, []string{anyAction}}}, nil
 	}
-	for _, s := range asked {
+	for _, s := range asked.Scopes {
 		switch {
 		case s.Type == typeRepository:
 			repo := db.RepoName(s.Name)
