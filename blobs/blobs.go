@@ -77,7 +77,8 @@ type Store interface {
 	ReplaceJournal(ctx context.Context, write func(io.Writer) error) error
 	OpenJournal(ctx context.Context) (io.ReadCloser, error)
 
-	// Check writes, syncs, reads back and removes a few bytes: nil says that the store can take a blob now.
+	// Check writes, syncs, reads back and removes a few bytes, and asks whether committed ones have a place: nil says that
+	// the store can take a blob now, whatever its digest.
 	Check(ctx context.Context) error
 }
 

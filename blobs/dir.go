@@ -456,22 +456,56 @@ func withInfo(dir string, e fs.DirEntry, fn func(Info) error) error {
 
 // Check implements Store.
 func (d *Dir) Check(ctx context.Context) error {
+	err := d.checkStaging()
+	if err == nil {
+		err = d.checkShards(ctx)
+	}
+	return translate(err)
+}
+
+// checkStaging says whether a staged file can be written.
+func (d *Dir) checkStaging() error {
 	f, err := os.CreateTemp(filepath.Join(d.root, stagedDir), "check-")
 	if err != nil {
-		return translate(err)
+		return err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
 	want := rand.Text()
 	if _, err := f.WriteString(want); err != nil {
-		return translate(err)
+		return err
 	}
 	if err := f.Sync(); err != nil {
-		return translate(err)
+		return err
 	}
 	got := make([]byte, len(want))
 	if _, err := f.ReadAt(got, 0); err != nil || string(got) != want {
 		return fmt.Errorf("the store does not return what was written: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	return nil
+}
+
+// checkShards says whether a shard can be made, and whether each that is there takes a file: another user may have made
+// some of them.
+func (d *Dir) checkShards(ctx context.Context) error {
+	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		above := filepath.Join(d.root, alg.String())
+		if _, err := os.Stat(above); errors.Is(err, fs.ErrNotExist) {
+			above = d.root
+		}
+		made, err := os.MkdirTemp(above, "check-")
+		if err != nil {
+			return err
+		}
+		if err := os.Remove(made); err != nil || above == d.root {
+			return err
+		}
+		for n := range 256 {
+			err := errors.Join(ctx.Err(), takesFiles(filepath.Join(above, fmt.Sprintf("%02x", n))))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	return nil
 }
