@@ -1,12 +1,14 @@
 package server_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"registry/blobs"
@@ -81,4 +83,37 @@ func newHTTP2Client(t *testing.T, s *server.Server) *client {
 	ts.StartTLS()
 	t.Cleanup(ts.Close)
 	return &client{t, ts.URL, ts.Client()}
+}
+
+// outOfFiles is a store in a process that may open no more files.
+type outOfFiles struct{ blobs.Store }
+
+func (outOfFiles) Open(context.Context, blobs.Name) (blobs.File, blobs.Info, error) {
+	return nil, blobs.Info{}, &os.PathError{Op: "open", Path: "blob", Err: syscall.EMFILE}
+}
+
+func (outOfFiles) Stage(context.Context, string, int64) (blobs.Stage, error) {
+	return nil, &os.PathError{Op: "open", Path: "stage", Err: syscall.ENFILE}
+}
+
+// A server that can open no more files asks its clients to come again: nothing is wrong with their requests.
+func TestOutOfFiles(t *testing.T) {
+	dir, err := blobs.OpenDir(t.Context(), t.TempDir(), blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	database := dbtest.Open(t)
+	with := func(store blobs.Store) *client {
+		return newClient(t, newServer(t, func(c *server.Config) { c.Registry = registry.New(registry.Config{DB: database, Blobs: store}) }))
+	}
+	blob := with(dir).push("a", "0123456789")
+	c := with(outOfFiles{dir})
+	for _, a := range []answer{
+		c.do("GET", "/v2/a/blobs/"+blob.String(), ""),
+		c.do("POST", "/v2/a/blobs/uploads/?digest="+digest.FromString("more").String(), "more"),
+	} {
+		if a.StatusCode != 503 || a.Header.Get("Retry-After") == "" || !strings.Contains(a.body, "UNAVAILABLE") {
+			t.Error(a.Status, a.Header, a.body)
+		}
+	}
 }

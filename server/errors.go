@@ -9,7 +9,7 @@ import (
 	"registry/server/registry"
 )
 
-// retryAfter is how long a client that asked too much is told to wait, if nobody knows better.
+// retryAfter is how long a client is told to wait that asked too much, or at a bad moment, if nobody knows better.
 const retryAfter = registry.RetryAfter(5 * time.Second)
 
 // statusClientGone is logged for a request whose client did not wait for the answer. Nobody receives it.
@@ -34,7 +34,7 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		// The answer has begun: all that is left is to break the connection, so that nobody takes it for complete.
 		panic(http.ErrAbortHandler)
 	}
-	if e.Code.Status == http.StatusTooManyRequests {
+	if e.Code.Status == http.StatusTooManyRequests || e.Code.Status == http.StatusServiceUnavailable {
 		wait, ok := e.Detail.(registry.RetryAfter)
 		if !ok {
 			wait = retryAfter

@@ -46,6 +46,7 @@ func newMetrics(s *Server) *metrics {
 		Name: "registry_build_info", Help: "The version that runs, always 1.", ConstLabels: prometheus.Labels{"version": s.cfg.Version}})
 	build.Set(1)
 	m.registry.MustRegister(build)
+	m.registry.MustRegister(s.connections.metrics()...)
 	if s.cfg.Mirror != nil {
 		m.registry.MustRegister(upstreams{s.cfg.Mirror})
 	}

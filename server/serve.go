@@ -30,7 +30,8 @@ type Certificates interface {
 
 func (s *Server) prepareHTTP() {
 	s.http = &http.Server{
-		Handler: s.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAlive, MaxHeaderBytes: maxHeader,
+		Handler: s.connections.handler(s.handler), ConnState: s.connections.stateChanged, ConnContext: s.connections.remember,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAlive, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	if s.cfg.TLS != nil {
@@ -63,9 +64,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	background.Go(func() {
 		if s.http.TLSConfig != nil {
-			failed <- s.http.ServeTLS(ln, "", "")
+			failed <- s.http.ServeTLS(s.connections.listener(ln), "", "")
 		} else {
-			failed <- s.http.Serve(ln)
+			failed <- s.http.Serve(s.connections.listener(ln))
 		}
 	})
 	if s.cfg.OnReady != nil {

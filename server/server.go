@@ -34,6 +34,7 @@ type Config struct {
 	TLS             Certificates    // nil: plain HTTP
 	ExternalURL     string          // scheme://host[:port] by which clients know the server; "": what a request says
 	TrustedProxies  []netip.Prefix
+	MaxConnections  int    // 0: half of the files that the process may have open, 10,000 at most
 	DebugAddr       string // where pprof listens; "" nowhere
 	Version         string // for the metric of the build
 	OnReady         func() // called when requests are being answered
@@ -54,6 +55,7 @@ type Server struct {
 	metrics     *metrics
 	crossOrigin *http.CrossOriginProtection
 	health      health
+	connections *connections
 	http        *http.Server
 	draining    atomic.Bool
 	began       atomic.Int64  // requests of the API
@@ -82,6 +84,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	s.connections = newConnections(cfg.MaxConnections, s.trusts, s.log)
 	s.metrics = newMetrics(s)
 	s.handler = s.router()
 	s.prepareHTTP()

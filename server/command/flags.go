@@ -58,6 +58,8 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "max-manifest", EnvVars: env("max-manifest"), Value: "4MiB", Usage: "largest manifest accepted, a `SIZE`"},
 		&cli.DurationFlag{Name: "body-idle-timeout", EnvVars: env("body-idle-timeout"), Value: time.Minute, DefaultText: "1m",
 			Usage: "give up on a request whose body brings no byte for this `TIME`; there is no limit on the whole"},
+		&cli.IntFlag{Name: "max-connections", EnvVars: env("max-connections"), DefaultText: "half of the files that the process may open, 10,000 at most",
+			Usage: "open connections; at the `LIMIT`, the longest waiting one is closed for each new one"},
 		&cli.DurationFlag{Name: "drain-timeout", EnvVars: env("drain-timeout"), Value: 30 * time.Second, DefaultText: "30s",
 			Usage: "on SIGTERM, let requests finish for this `TIME`"},
 		undoFlag(),

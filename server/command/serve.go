@@ -188,6 +188,9 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 	if cfg.DrainTimeout, err = s.positive("drain-timeout"); err != nil {
 		return cfg, err
 	}
+	if cfg.MaxConnections = s.Int("max-connections"); cfg.MaxConnections < 0 {
+		return cfg, usagef("--max-connections %d must not be negative", cfg.MaxConnections)
+	}
 	if cfg.DebugAddr = s.String("debug-addr"); cfg.DebugAddr != "" {
 		addr, err := net.ResolveTCPAddr("tcp", cfg.DebugAddr)
 		if err != nil || !isLoopback(addr) {

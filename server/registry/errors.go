@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"syscall"
 	"time"
 
 	"registry/blobs"
@@ -51,6 +52,7 @@ var (
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
+	Overloaded        = &Code{"UNAVAILABLE", 503, "the registry cannot open more files at the moment"}
 	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
 )
 
@@ -108,6 +110,8 @@ func AsError(err error) *Error {
 		return e
 	case errors.Is(err, db.ErrFull), errors.Is(err, blobs.ErrFull):
 		return &Error{Code: StorageFull, Err: err}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return &Error{Code: Overloaded, Err: err}
 	case errors.Is(err, db.ErrBusy):
 		return &Error{Code: TooManyRequests, Detail: "the database is busy", Err: err}
 	}
