@@ -146,6 +146,7 @@ CREATE TABLE uploads (
 
 CREATE INDEX uploads_by_repository ON uploads (repository);
 CREATE INDEX uploads_by_time ON uploads (updated_at);
+CREATE INDEX uploads_by_owner ON uploads (owner);
 
 -- What happened to tags and manifests, in order. It is the memory of undo, and it is copied to a file beside the blobs,
 -- from which repositories, manifests and tags can be rebuilt without this database. Collection prunes what is copied and
@@ -244,6 +245,8 @@ CREATE TABLE grants (
     PRIMARY KEY (grantee, repository)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX grants_by_repository ON grants (repository);
+
 -- A password for a program, with which it may do less than its user. Only a hash of it is kept.
 CREATE TABLE api_tokens (
     id           INTEGER PRIMARY KEY,
@@ -256,6 +259,28 @@ CREATE TABLE api_tokens (
     last_used_at INTEGER NOT NULL DEFAULT 0,
     UNIQUE (user_id, name)
 ) STRICT;
+
+-- A family of refresh tokens: each gets bearer tokens, and the next of its family, without the password. It ends 90 days
+-- after its last use, and with what its user logged in with.
+CREATE TABLE refresh_tokens (
+    id         TEXT    PRIMARY KEY,  -- random: its tokens carry it
+    user_id    INTEGER NOT NULL REFERENCES users (id),
+    api_token  TEXT    NOT NULL,     -- the mark of the API token that stood for the password, empty for the password
+    client     TEXT    NOT NULL,     -- what the client calls itself, for people
+    address    TEXT    NOT NULL,     -- from which the user logged in
+    created_at INTEGER NOT NULL,
+    used_at    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX refresh_tokens_by_user ON refresh_tokens (user_id, used_at);
+
+-- The networks from which a user has logged in with the right password: who guesses it elsewhere cannot keep them out there.
+CREATE TABLE login_networks (
+    user_id INTEGER NOT NULL REFERENCES users (id),
+    network TEXT    NOT NULL,
+    used_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, network)
+) STRICT, WITHOUT ROWID;
 
 -- The keys that bearer tokens are signed with: the newest signs, the others are good until the tokens they signed have
 -- ended.

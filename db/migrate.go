@@ -9,7 +9,7 @@ import (
 
 const (
 	// schemaVersion is the version of schema.sql, stored in PRAGMA user_version.
-	schemaVersion = 4
+	schemaVersion = 5
 	// applicationID marks the file as a registry's: "regi", stored in PRAGMA application_id.
 	applicationID = 0x72656769
 	// oldestSQLite is the first version without the bug that lost pages when the log was reset beside a reader.
@@ -146,7 +146,25 @@ var steps = []string{`
 		manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id),
 		pulled_at   INTEGER NOT NULL
 	) STRICT;
-	CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);`,
+	CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);`, `
+	CREATE INDEX uploads_by_owner ON uploads (owner);
+	CREATE INDEX grants_by_repository ON grants (repository);
+	CREATE TABLE refresh_tokens (
+		id TEXT PRIMARY KEY,
+		user_id INTEGER NOT NULL REFERENCES users (id),
+		api_token TEXT NOT NULL,
+		client TEXT NOT NULL,
+		address TEXT NOT NULL,
+		created_at INTEGER NOT NULL,
+		used_at INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX refresh_tokens_by_user ON refresh_tokens (user_id, used_at);
+	CREATE TABLE login_networks (
+		user_id INTEGER NOT NULL REFERENCES users (id),
+		network TEXT NOT NULL,
+		used_at INTEGER NOT NULL,
+		PRIMARY KEY (user_id, network)
+	) STRICT, WITHOUT ROWID;`,
 }
 
 // prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied

@@ -90,7 +90,7 @@ func TestUpgrade(t *testing.T) {
 		INSERT INTO blobs (id, digest, size, generation, created_at) VALUES (1, x'010000000000000000000000000000000000000000000000000000000000000000', 5, 'g', 30);
 		INSERT INTO repository_blobs VALUES (2, 1, 40);
 		INSERT INTO manifests VALUES (7, 2, x'010000000000000000000000000000000000000000000000000000000000000000', 'm', 2, 50, 50, x'7b7d');
-		INSERT INTO tags VALUES (2, 'v1', 7, 60);
+		INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES (2, 'v1', 7, 60);
 		INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES ('u', 'a', 'sha256', 3, x'00', 'boot', 70);`
 	content := map[int]string{
 		1: common + `INSERT INTO manifest_blobs VALUES (7, 1);`,
@@ -98,6 +98,7 @@ func TestUpgrade(t *testing.T) {
 		3: common + `INSERT INTO manifest_blobs VALUES (7, 1, 2); UPDATE blobs SET verified_at = 30; UPDATE uploads SET created_at = 70;
 			INSERT INTO usage (repository_id) VALUES (1); INSERT INTO usage (repository_id, manifests, blobs, alone) VALUES (2, 2, 5, 5);`,
 	}
+	content[4] = content[3]
 	for version, rows := range content {
 		path := oldDatabase(t, version, rows)
 		before := shape(t, path)

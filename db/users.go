@@ -114,6 +114,8 @@ func (tx *Tx) LoggedIn(id int64) error {
 func (tx *Tx) DeleteUser(u User) error {
 	if err := tx.runAll([]any{u.ID},
 		`DELETE FROM api_tokens WHERE user_id = ?`,
+		`DELETE FROM refresh_tokens WHERE user_id = ?`,
+		`DELETE FROM login_networks WHERE user_id = ?`,
 		`DELETE FROM group_members WHERE user_id = ?`); err != nil {
 		return err
 	}
