@@ -177,6 +177,12 @@ func (tx *Tx) BlobIsHeld(b Blob) (held bool, err error) {
 	return held, err
 }
 
+// BlobIsNeeded says whether a manifest of any repository needs the blob.
+func (tx *Tx) BlobIsNeeded(blobID int64) (needed bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = ?)`, []any{blobID}, &needed)
+	return needed, err
+}
+
 // LeaseBlob begins the lease of a blob anew. ErrNotFound if its repository no longer has it.
 func (tx *Tx) LeaseBlob(b Blob) error {
 	n, err := tx.run(`UPDATE repository_blobs SET leased_at = ? WHERE repository_id = ? AND blob_id = ?`, micros(tx.Now), b.RepositoryID, b.ID)

@@ -58,10 +58,10 @@ type Repository struct {
 	Required  Required                       `json:"required,omitzero"`
 }
 
-// Required is what a bundle does not hold although it belongs to it: the receiver has said that he has it.
+// Required is what a bundle does not hold although it belongs to it: the receiver has said that they have it.
 type Required struct {
 	Manifests []digest.Digest `json:"manifests,omitempty"` // in the same repository
-	Blobs     []Blob          `json:"blobs,omitempty"`     // in any
+	Blobs     []Blob          `json:"blobs,omitempty"`     // in the same repository, or in a public one
 }
 
 // Descriptor says what a manifest is.

@@ -301,6 +301,15 @@ func TestDifferential(t *testing.T) {
 	here.image("app", "v2", nil, big, "two")
 	here.image("other", "v1", nil, big)
 
+	// Where the receiver's app is private its content goes to other with its bytes.
+	private := here.export(bundle.ExportOptions{Have: there.receipt()})
+	if len(private) < len(big) {
+		t.Errorf("a bundle of %d bytes wants private content by its digest", len(private))
+	}
+	must[bundle.ImportReport](t)(there.importBytes(private, bundle.ImportOptions{DryRun: true}))
+	if err := there.SetPublic(t.Context(), "app", true); err != nil {
+		t.Fatal(err)
+	}
 	content := here.export(bundle.ExportOptions{Have: there.receipt()})
 	if len(content) > 30_000 {
 		t.Errorf("a changed layer of 3 bytes took %d bytes", len(content))

@@ -50,7 +50,7 @@ type target struct {
 type need struct {
 	size  int64
 	repos map[registry.RepoName]bool // that lack it
-	found registry.RepoName          // another one that has it, so that it is mounted
+	found registry.RepoName          // a public one that has it, so that it is mounted
 }
 
 // Missing is something that a bundle needs and neither it nor the registry has.
@@ -71,7 +71,7 @@ func (e MissingError) Error() string {
 	if len(e) > some {
 		names = append(names, fmt.Sprintf("and %d more", len(e)-some))
 	}
-	return "neither the bundle nor this registry has " + strings.Join(names, ", ")
+	return "neither the bundle nor its repository here has " + strings.Join(names, ", ")
 }
 
 func newPlacement(ctx context.Context, reg *registry.Registry, from *archive, sparse registry.Sparse) *placement {
@@ -312,9 +312,10 @@ func (p *placement) lacks(repo registry.RepoName, d digest.Digest) (bool, error)
 	return false, err
 }
 
-// elsewhere returns a repository that has a blob, "" if none has.
+// elsewhere returns a public repository that has a blob, "" if none has. What is private goes to no other repository
+// because an archive names its digest: only bytes are a right to it.
 func (p *placement) elsewhere(d digest.Digest) (registry.RepoName, error) {
-	repo, err := p.reg.FindBlob(p.ctx, d, func(registry.RepoName, bool) (bool, error) { return true, nil })
+	repo, err := p.reg.FindBlob(p.ctx, d, func(_ registry.RepoName, public bool) (bool, error) { return public, nil })
 	if registry.BlobUnknown.Is(err) {
 		return "", nil
 	}

@@ -204,9 +204,9 @@ func (p *planner) manifest(d digest.Digest) error {
 	return p.referrers(d)
 }
 
-// hasAll says whether the receiver has the blobs of a manifest, too: he may have it without them, or damaged ones.
+// hasAll says whether the receiver has the blobs of a manifest, too: they may have it without them, or damaged ones.
 func (p *planner) hasAll(c registry.Contents) bool {
-	return !slices.ContainsFunc(c.Blobs, func(b registry.Content) bool { return !b.Optional && !p.opt.Have.hasBlob(b.Digest) })
+	return !slices.ContainsFunc(c.Blobs, func(b registry.Content) bool { return !b.Optional && !p.opt.Have.hasBlob(p.repo.name, b.Digest) })
 }
 
 func (p *planner) contents(m registry.Manifest, c registry.Contents) error {
@@ -245,7 +245,7 @@ func (p *planner) blob(holder digest.Digest, b registry.Content) error {
 	if _, planned := p.plan.blobs[b.Digest]; planned || p.repo.required[holder] {
 		return nil
 	}
-	if p.opt.Have.hasBlob(b.Digest) {
+	if p.opt.Have.hasBlob(p.repo.name, b.Digest) {
 		p.repo.blobs[b.Digest] = b.Size
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 
 	"registry/server/registry"
 
@@ -46,12 +47,13 @@ func WriteReceipt(ctx context.Context, reg *registry.Registry, names iter.Seq2[s
 // Receipt is a receipt that has been read: what the receiver has.
 type Receipt struct {
 	manifests map[registry.RepoName]map[digest.Digest]bool
-	blobs     map[digest.Digest]bool // in any repository: it can be mounted from there
+	blobs     map[registry.RepoName]map[digest.Digest]bool
+	public    map[digest.Digest]bool // blobs of public repositories, which an import gives to any other
 }
 
 // ReadReceipt reads a receipt, one repository at a time.
 func ReadReceipt(from io.Reader) (*Receipt, error) {
-	r := &Receipt{manifests: map[registry.RepoName]map[digest.Digest]bool{}, blobs: map[digest.Digest]bool{}}
+	r := &Receipt{manifests: map[registry.RepoName]map[digest.Digest]bool{}, blobs: map[registry.RepoName]map[digest.Digest]bool{}, public: map[digest.Digest]bool{}}
 	dec := json.NewDecoder(bufio.NewReader(from))
 	if err := expect(dec, json.Delim('{'), "version"); err != nil {
 		return nil, err
@@ -83,20 +85,26 @@ func expect(dec *json.Decoder, tokens ...json.Token) error {
 }
 
 func (r *Receipt) add(i registry.Inventory) {
-	manifests := map[digest.Digest]bool{}
-	for _, d := range i.Manifests {
-		manifests[d] = true
-	}
-	r.manifests[i.Name] = manifests
-	for _, d := range i.Blobs {
-		r.blobs[d] = true
+	r.manifests[i.Name], r.blobs[i.Name] = setOf(i.Manifests), setOf(i.Blobs)
+	if i.Public {
+		maps.Copy(r.public, r.blobs[i.Name])
 	}
 }
 
-// hasManifest says whether the receiver has a manifest in a repository. Without a receipt he has nothing.
+func setOf(list []digest.Digest) map[digest.Digest]bool {
+	set := map[digest.Digest]bool{}
+	for _, d := range list {
+		set[d] = true
+	}
+	return set
+}
+
+// hasManifest says whether the receiver has a manifest in a repository. Without a receipt they have nothing.
 func (r *Receipt) hasManifest(repo registry.RepoName, d digest.Digest) bool {
 	return r != nil && r.manifests[repo][d]
 }
 
-// hasBlob says whether the receiver has a blob in any repository.
-func (r *Receipt) hasBlob(d digest.Digest) bool { return r != nil && r.blobs[d] }
+// hasBlob says whether the receiver has a blob in a repository, or where everybody may read it.
+func (r *Receipt) hasBlob(repo registry.RepoName, d digest.Digest) bool {
+	return r != nil && (r.blobs[repo][d] || r.public[d])
+}

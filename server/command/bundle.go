@@ -242,7 +242,7 @@ func (p *Program) explainImport(err error) error {
 		for _, m := range missing {
 			fmt.Fprintf(p.Stderr, "missing: %s@%s\n", m.Repo, m.Digest)
 		}
-		return fmt.Errorf("nothing was imported: %d manifests or blobs are in neither the bundle nor this registry; "+
+		return fmt.Errorf("nothing was imported: %d manifests or blobs are neither in the bundle nor in their repository here or a public one; "+
 			"export again with a receipt of this registry (registry receipt)", len(missing))
 	case errors.Is(err, bundle.ErrNameless):
 		return fmt.Errorf("%w; say --map =REPO, or --map =REPO:TAG", err)

@@ -162,7 +162,7 @@ func takeoverFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "link", Usage: "give the files a second name, which takes no space and no time; the default"},
 		&cli.BoolFlag{Name: "copy", Usage: "copy the bytes, and verify them on the way"},
-		&cli.BoolFlag{Name: "move", Usage: "as --link, and remove from DIR what was taken when everything is"},
+		&cli.BoolFlag{Name: "move", Usage: "as --link, and in the end remove from DIR what was taken, unless something that was not taken refers to it"},
 		&cli.BoolFlag{Name: "read-data", Usage: "read every blob now; otherwise each is read when it is first pulled"},
 		&cli.StringFlag{Name: "repo", Usage: "only repositories that match a `GLOB`"},
 		allowSparseFlag(),

@@ -167,6 +167,9 @@ func (p *Program) printTakeover(r takeover.Report, opt takeover.Options, compare
 	if r.Removed > 0 {
 		fmt.Fprintf(p.Stdout, "removed %d files from %s\n", r.Removed, opt.Dir)
 	}
+	if r.Kept > 0 {
+		fmt.Fprintf(p.Stdout, "left %d files in %s that were taken: something that was not taken refers to them, or no manifest needs them here\n", r.Kept, opt.Dir)
+	}
 	if compared > 0 {
 		fmt.Fprintf(p.Stdout, "compared %d tags\n", compared)
 	}

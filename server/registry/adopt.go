@@ -95,29 +95,30 @@ func (r *Registry) VerifyBlob(ctx context.Context, d digest.Digest) error {
 	return r.trust(ctx, d, db.Blob{Size: b.Size, Generation: b.Generation, Stamp: b.Stamp}, info)
 }
 
-// IsStoredAs says whether a file is the very file in which the registry keeps a blob.
-func (r *Registry) IsStoredAs(ctx context.Context, d digest.Digest, file os.FileInfo) (bool, error) {
+// IsStoredAs says whether a file is the very file in which the registry keeps a blob, and whether a manifest needs that.
+func (r *Registry) IsStoredAs(ctx context.Context, d digest.Digest, file os.FileInfo) (same, needed bool, err error) {
 	b, err := r.stored(ctx, d)
-	if errors.Is(err, db.ErrNotFound) {
-		return false, nil
-	}
 	if err != nil {
-		return false, AsError(err)
+		return false, false, ignoreNotFound(err)
 	}
 	f, _, err := r.blobs.Open(ctx, blobs.Name{Digest: d, Generation: b.Generation})
 	if errors.Is(err, blobs.ErrNotFound) {
-		return false, nil
+		return false, false, nil
 	}
 	if err != nil {
-		return false, AsError(err)
+		return false, false, AsError(err)
 	}
 	defer f.Close()
 	own, ok := f.(*os.File)
 	if !ok {
-		return false, nil
+		return false, false, nil
 	}
 	info, err := own.Stat()
-	return err == nil && os.SameFile(info, file), err
+	if err != nil || !os.SameFile(info, file) {
+		return false, false, err
+	}
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { needed, err = tx.BlobIsNeeded(b.ID); return err })
+	return true, needed, ignoreNotFound(err)
 }
 
 // HasBlob says whether the repository has a blob, undamaged as far as is known. It promises nothing to anybody.
@@ -236,8 +237,9 @@ type taking struct {
 	repositoryID int64
 }
 
-// adopt writes the rows of blobs. It returns the bytes that no row names afterwards: those of a blob that somebody else
-// has brought meanwhile, and the damaged ones that were there before.
+// adopt writes the rows of blobs. It returns the bytes that no row names afterwards: those of a blob that another process
+// has brought meanwhile, and the damaged ones that were there before. Bytes that have not been read prove no right to a
+// blob that others have brought.
 func (t *taking) adopt(list []Adopted) (unused []Adopted, err error) {
 	for _, a := range list {
 		if time.Now().Round(0).Sub(a.at) > minOrphanAge/2 {
@@ -245,6 +247,9 @@ func (t *taking) adopt(list []Adopted) (unused []Adopted, err error) {
 		}
 		b, err := t.tx.StoredBlob(a.Digest)
 		if err == nil && !b.Damaged {
+			if a.stamp == 0 {
+				return nil, fmt.Errorf("another process has stored %s meanwhile: run it again", a.Digest)
+			}
 			unused = append(unused, a)
 			continue
 		}

@@ -98,6 +98,7 @@ func (r *Registry) place(tx *db.Tx, p Placed) error {
 // Inventory is what a repository has, whole and undamaged, in the order of digests.
 type Inventory struct {
 	Name      RepoName        `json:"name"`
+	Public    bool            `json:"public,omitempty"`
 	Manifests []digest.Digest `json:"manifests"`
 	Blobs     []digest.Digest `json:"blobs"`
 }
@@ -113,7 +114,11 @@ func (r *Registry) Inventory(ctx context.Context, repo RepoName) (Inventory, err
 		if i.Manifests, err = tx.ManifestDigests(id); err != nil {
 			return err
 		}
-		i.Blobs, err = tx.BlobDigests(id)
+		if i.Blobs, err = tx.BlobDigests(id); err != nil {
+			return err
+		}
+		public, err := tx.IsPublic(repo)
+		i.Public = r.isPublic(repo, public)
 		return err
 	})
 	slices.Sort(i.Manifests)

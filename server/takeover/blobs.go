@@ -90,6 +90,7 @@ func (r *repository) adopt(ctx context.Context, batch []digest.Digest) (intake r
 			continue
 		}
 		intake.Blobs = append(intake.Blobs, d)
+		r.written[d] = true
 		if a := adopted[i]; a != nil {
 			intake.Adopted = append(intake.Adopted, *a)
 			r.report.Blobs++
@@ -99,13 +100,20 @@ func (r *repository) adopt(ctx context.Context, batch []digest.Digest) (intake r
 	return intake, why, err
 }
 
-// bring sees to it that the bytes of a blob are in the store. adopted is nil if they were there; why says what is wrong
-// with those of the directory.
-func (t *taker) bring(ctx context.Context, d digest.Digest) (adopted *registry.Adopted, why string, err error) {
-	if _, err := t.reg.Stored(ctx, d); err == nil || !registry.BlobUnknown.Is(err) {
+// bring sees to it that the bytes of a blob are in the store and that the repository may have them. adopted is nil if they
+// were there; why says what is wrong with those of the directory.
+func (r *repository) bring(ctx context.Context, d digest.Digest) (adopted *registry.Adopted, why string, err error) {
+	_, err = r.reg.Stored(ctx, d)
+	here := err == nil
+	if err != nil && !registry.BlobUnknown.Is(err) {
 		return nil, "", err
 	}
-	f, info, err := t.from.open(data(d))
+	if here {
+		if open, err := r.mayLink(ctx, d); open || err != nil {
+			return nil, "", err
+		}
+	}
+	f, info, err := r.from.open(data(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "its bytes are missing", nil
 	}
@@ -113,14 +121,11 @@ func (t *taker) bring(ctx context.Context, d digest.Digest) (adopted *registry.A
 		return nil, err.Error(), nil
 	}
 	defer f.Close()
-	a := registry.Adopted{Digest: d, Size: info.Size()}
-	switch {
-	case info.Size() == 0 && d != emptyOf(d.Algorithm()):
-		err = registry.ErrDamaged // what a power cut leaves; it costs nothing to see
-	case t.opt.DryRun && (t.opt.ReadData || t.opt.Copy):
-		err = compare(f, d)
-	case !t.opt.DryRun:
-		a, err = t.reg.Adopt(ctx, d, f, registry.AdoptOptions{Copy: t.opt.Copy, Read: t.opt.ReadData})
+	a := &registry.Adopted{Digest: d, Size: info.Size()}
+	if here {
+		a, err = nil, r.prove(ctx, d, f, info)
+	} else {
+		*a, err = r.adoptFile(ctx, d, f, info)
 	}
 	switch {
 	case errors.Is(err, registry.ErrDamaged):
@@ -130,7 +135,45 @@ func (t *taker) bring(ctx context.Context, d digest.Digest) (adopted *registry.A
 	case err != nil:
 		return nil, "", fmt.Errorf("%s: %w", d, err)
 	}
-	return &a, "", nil
+	return a, "", nil
+}
+
+// mayLink says whether the repository may have a blob that is here by its digest alone: this run has brought it, the
+// repository has it, or everybody may read it. Anything else is private: a link in the directory proves no right to it.
+func (r *repository) mayLink(ctx context.Context, d digest.Digest) (bool, error) {
+	if r.written[d] {
+		return true, nil
+	}
+	_, err := r.reg.FindBlob(ctx, d, func(repo registry.RepoName, public bool) (bool, error) {
+		return public || repo == r.name, nil
+	})
+	if registry.BlobUnknown.Is(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// prove sees that the directory has the bytes of a blob that is here. ErrDamaged if they are others.
+func (t *taker) prove(ctx context.Context, d digest.Digest, f *os.File, info fs.FileInfo) error {
+	same, _, err := t.reg.IsStoredAs(ctx, d, info)
+	if same || err != nil {
+		return err
+	}
+	return compare(f, d)
+}
+
+// adoptFile takes the bytes of a blob that is not here. A dry run looks whether it could.
+func (t *taker) adoptFile(ctx context.Context, d digest.Digest, f *os.File, info fs.FileInfo) (a registry.Adopted, err error) {
+	a = registry.Adopted{Digest: d, Size: info.Size()}
+	switch {
+	case info.Size() == 0 && d != emptyOf(d.Algorithm()):
+		err = registry.ErrDamaged // what a power cut leaves; it costs nothing to see
+	case t.opt.DryRun && (t.opt.ReadData || t.opt.Copy):
+		err = compare(f, d)
+	case !t.opt.DryRun:
+		a, err = t.reg.Adopt(ctx, d, f, registry.AdoptOptions{Copy: t.opt.Copy, Read: t.opt.ReadData})
+	}
+	return a, err
 }
 
 func emptyOf(algorithm digest.Algorithm) digest.Digest { return algorithm.FromBytes(nil) }

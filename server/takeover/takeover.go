@@ -28,7 +28,7 @@ type Options struct {
 	Dir      string          // the storage directory, or a folder of it down to the one that has repositories
 	Repo     string          // a glob of repositories; "" for all
 	Copy     bool            // copy bytes and verify them on the way; otherwise files get a second name, which both registries use
-	Move     bool            // remove from the directory what was taken, when everything is
+	Move     bool            // remove from the directory what was taken, in the end, but not what the rest of it refers to
 	ReadData bool            // read every blob now; otherwise each is read when it is first pulled
 	DryRun   bool            // look, and take nothing
 	Sparse   registry.Sparse // what may be missing: as the registry has it
@@ -59,6 +59,7 @@ type Report struct {
 	Tags         int64         `json:"tags"`
 	Before       int64         `json:"before"`  // manifests that were here before, whole
 	Removed      int64         `json:"removed"` // files of blobs, from the directory
+	Kept         int64         `json:"kept"`    // files of blobs that were taken and are left: what was not taken refers to them
 	Findings     int64         `json:"findings"`
 }
 
@@ -74,7 +75,7 @@ func Run(ctx context.Context, reg *registry.Registry, opt Options) (report Repor
 		return report, err
 	}
 	defer from.close()
-	t := &taker{reg: reg, from: from, opt: opt, bad: map[digest.Digest]string{}}
+	t := &taker{reg: reg, from: from, opt: opt, bad: map[digest.Digest]string{}, written: map[digest.Digest]bool{}}
 	err = from.repositories("", func(name string, err error) error { return t.repository(ctx, name, err) })
 	if err == nil && opt.Move && !opt.DryRun {
 		err = t.removeTaken(ctx)
@@ -85,12 +86,15 @@ func Run(ctx context.Context, reg *registry.Registry, opt Options) (report Repor
 
 // taker is one run.
 type taker struct {
-	reg    *registry.Registry
-	from   *layout
-	opt    Options
-	report Report
-	bad    map[digest.Digest]string // blobs that cannot be taken, and why
-	done   []string                 // repositories that have nothing left to take
+	reg     *registry.Registry
+	from    *layout
+	opt     Options
+	report  Report
+	bad     map[digest.Digest]string // blobs that cannot be taken, and why
+	written map[digest.Digest]bool   // blobs whose bytes this run has taken from the directory, or seen there
+	done    []string                 // repositories that have nothing left to take
+	left    []string                 // those that have
+	unread  bool                     // a folder could not be listed: what it refers to is not known
 }
 
 func (t *taker) found(f Finding) {
@@ -108,6 +112,7 @@ func (t *taker) progress() {
 
 func (t *taker) repository(ctx context.Context, name string, unreadable error) error {
 	if unreadable != nil {
+		t.unread = true
 		t.found(Finding{Kind: "folder", Repository: name, Detail: unreadable.Error()})
 		return nil
 	}
@@ -116,6 +121,7 @@ func (t *taker) repository(ctx context.Context, name string, unreadable error) e
 	}
 	repo, err := registry.ParseRepoName(name)
 	if err != nil {
+		t.left = append(t.left, name)
 		t.found(Finding{Kind: "name", Repository: name, Detail: "not a repository name here"})
 		return nil
 	}
@@ -134,28 +140,11 @@ func (t *taker) repository(ctx context.Context, name string, unreadable error) e
 	t.report.Repositories++
 	if t.report.Findings == before {
 		t.done = append(t.done, name)
+	} else {
+		t.left = append(t.left, name)
 	}
 	t.progress()
 	return nil
-}
-
-// removeTaken removes from the directory the files that are the registry's as well, and the links of repositories that
-// were taken without a finding.
-func (t *taker) removeTaken(ctx context.Context) error {
-	err := t.from.blobs(func(d digest.Digest, info fs.FileInfo) error {
-		same, err := t.reg.IsStoredAs(ctx, d, info)
-		if err = errors.Join(err, ctx.Err()); err != nil || !same {
-			return err
-		}
-		t.report.Removed++
-		return t.from.removeBlob(d)
-	})
-	for _, name := range t.done {
-		if err == nil {
-			err = t.from.removeRepository(name)
-		}
-	}
-	return err
 }
 
 // A transaction has so many manifests or tags, or bytes of manifests.
