@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"registry/blobs"
 	"registry/db"
@@ -42,7 +44,7 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	p := command.Program{Version: version, Schema: schema, Open: open, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	p := command.Program{Version: version, Schema: schema, Open: open, LockServer: lockServer, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	return p.Run(ctx, args)
 }
 
@@ -87,6 +89,24 @@ func open(ctx context.Context, at command.Location, cfg registry.Config) (*comma
 		return auth.New(cfg)
 	}
 	return &command.Opened{Registry: reg, Auth: authority, Closer: database}, nil
+}
+
+// lockServer keeps other servers away from a database. Where locks cannot be relied on, the operator has said so.
+func lockServer(ctx context.Context, at command.Location, wait time.Duration, log *slog.Logger) (io.Closer, error) {
+	if err := refuseNetwork(at); err != nil {
+		return nil, err
+	}
+	lock, err := db.LockServer(ctx, db.ServerLockOptions{Path: at.DB, Wait: wait, Waiting: func(other db.ServerHolder) {
+		log.Warn("another server uses this database: waiting for it to end", "server", other.String(), "at most", wait.String())
+	}})
+	if at.AllowNetwork && errors.Is(err, errors.ErrUnsupported) {
+		log.Warn("the file system has no locks: a second server on this database would damage uploads", "err", err)
+		return io.NopCloser(nil), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lock, nil
 }
 
 // refuseNetwork refuses a database on a network file system before SQLite relies on locks and flushes that are not

@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"exits":   exits,
 			"serve":   serve,
 			"end":     end,
+			"crash":   crash,
 			"logged":  logged,
 			"answers": answers,
 			"push":    push,
@@ -109,6 +110,14 @@ func end(ts *testscript.TestScript, neg bool, args []string) {
 	if code, err := p.wait(); neg || err != nil || code != 0 {
 		ts.Fatalf("exit code %d, %v", code, err)
 	}
+}
+
+// crash NAME kills a server without a warning.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: crash NAME")
+	}
+	ts.Value(servers{}).(map[string]*process)[args[0]].kill()
 }
 
 // logged NAME PATTERN waits until a server has logged a line that matches, or, with !, says that it has not so far.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"time"
 
 	"registry/server/auth"
 	"registry/server/registry"
@@ -48,7 +49,10 @@ type Program struct {
 	Version string // "" for what the Go toolchain recorded
 	Schema  string // the text of schema.sql
 	// Open opens the stores, made if they are missing, and the registry on them. cfg is complete but for the stores.
-	Open           func(ctx context.Context, at Location, cfg registry.Config) (*Opened, error)
+	Open func(ctx context.Context, at Location, cfg registry.Config) (*Opened, error)
+	// LockServer makes this process the only server of a database until what it returns is closed. It waits for another
+	// one to end, and fails if that does not.
+	LockServer     func(ctx context.Context, at Location, wait time.Duration, log *slog.Logger) (io.Closer, error)
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 

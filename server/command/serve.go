@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"registry/server"
 	"registry/server/auth"
@@ -48,6 +49,16 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	for _, w := range s.warnings {
 		log.Warn(w)
 	}
+	if opt.server.TLS, err = opt.tls.open(log); err != nil {
+		return err
+	}
+	if !opt.server.ReadOnly { // before it can be reached: clients would wait as long as it does
+		lock, err := p.LockServer(ctx, opt.location, opt.server.DrainTimeout+lockMargin, log)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	}
 	ln, err := listen(ctx, opt)
 	if err != nil {
 		return err
@@ -65,9 +76,6 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		}
 	}
 	reg := opened.Registry
-	if opt.server.TLS, err = opt.tls.open(log); err != nil {
-		return err
-	}
 	opt.server.Registry, opt.server.Version = reg, p.build().Version
 	opt.server.OnReady = func() {
 		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLS != nil),
@@ -100,6 +108,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	defer func() { stop(); wait() }()
 	return srv.Serve(ctx, ln)
 }
+
+// lockMargin is what a server needs to end when its requests have drained.
+const lockMargin = 5 * time.Second
 
 // announceStop says that the server stops, as soon as ctx is done. The function it returns waits until that is said: a
 // server with nothing to finish would be gone before.
@@ -150,8 +161,10 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if opt.server, err = s.serverConfig(); err != nil {
 		return opt, err
 	}
-	opt.tls, err = s.tlsOptions(opt)
-	return opt, err
+	if opt.tls, err = s.tlsOptions(opt); err != nil {
+		return opt, err
+	}
+	return opt, opt.checkAddress()
 }
 
 func (s *settings) registryConfig() (cfg registry.Config, err error) {
@@ -222,12 +235,31 @@ func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !opt.open && !isLoopback(ln.Addr()) {
-		ln.Close()
-		return nil, usagef("%s can be reached from the network, and without users everybody could push and delete: "+
-			"say --auth token to have users, --auth none if everybody is what you want, or listen on 127.0.0.1", ln.Addr())
+	if err := opt.refuseOpen(ln.Addr()); err != nil {
+		return nil, errors.Join(err, ln.Close())
 	}
 	return ln, nil
+}
+
+// refuseOpen refuses an address that can be reached from the network, unless it was said who may do what there.
+func (opt serveOptions) refuseOpen(addr net.Addr) error {
+	if opt.open || isLoopback(addr) {
+		return nil
+	}
+	return usagef("%s can be reached from the network, and without users everybody could push and delete: "+
+		"say --auth token to have users, --auth none if everybody is what you want, or listen on 127.0.0.1", addr)
+}
+
+// checkAddress is refuseOpen before there is a socket. A name that cannot be resolved is for listen to refuse.
+func (opt serveOptions) checkAddress() error {
+	if os.Getenv("LISTEN_FDS") != "" { // systemd has opened another one
+		return nil
+	}
+	addr, err := net.ResolveTCPAddr("tcp", opt.address)
+	if err != nil {
+		return nil
+	}
+	return opt.refuseOpen(addr)
 }
 
 func activated() (net.Listener, error) {
