@@ -60,6 +60,11 @@ func (tx *Tx) TagsOfBlob(blobID int64, limit int) ([]Image, error) {
 	return tx.images(`WITH RECURSIVE up (id) AS (SELECT manifest_id FROM manifest_blobs WHERE blob_id = ?`+reaching, blobID, limit)
 }
 
+// TagsNeedingBlob is TagsOfBlob for one repository.
+func (tx *Tx) TagsNeedingBlob(repositoryID, blobID int64, limit int) ([]Image, error) {
+	return tx.images(`WITH RECURSIVE up (id) AS (SELECT manifest_id FROM manifest_blobs WHERE blob_id = ? AND repository_id = ?`+reaching, blobID, repositoryID, limit)
+}
+
 // TagsOfManifest returns up to limit tags that point at a manifest or an index that has it, at any depth.
 func (tx *Tx) TagsOfManifest(manifestID int64, limit int) ([]Image, error) {
 	return tx.images(`WITH RECURSIVE up (id) AS (SELECT ?`+reaching, manifestID, limit)

@@ -47,7 +47,7 @@ func TestPlans(t *testing.T) {
 		"changes":            func() { tx.Changes(1, 1) },
 		"tag changes":        func() { tx.TagChanges("a", "b", 1, 1) },
 		"expired deletions":  func() { tx.ExpiredDeletions(d.now(), 1) },
-		"tags of a blob":     func() { tx.TagsOfBlob(1, 1) },
+		"tags of a blob":     func() { tx.TagsOfBlob(1, 1); tx.TagsNeedingBlob(1, 1, 1) },
 		"usage of a tag":     func() { tx.TagUsage(1) },
 		"checked at":         func() { tx.CheckedAt("a", "b") },
 		"missers":            func() { tx.Missers("a", "sha256:"+digestOfNothing, 1) },

@@ -83,6 +83,24 @@ func refuseImmutable[T ~string](tx *db.Tx, repo RepoName, tags ...T) error {
 	return nil
 }
 
+// refuseImmutableImages is refuseImmutable for the tags of images that need what is to go. Where there is no rule, nothing
+// looks for them.
+func refuseImmutableImages(tx *db.Tx, repo RepoName, images func() ([]db.Image, error)) error {
+	rules, err := tx.ImmutableRules()
+	if err != nil || len(rules) == 0 {
+		return err
+	}
+	list, err := images()
+	if err != nil {
+		return err
+	}
+	var tags []Tag
+	for _, i := range list {
+		tags = append(tags, i.Tag)
+	}
+	return refuseImmutable(tx, repo, tags...)
+}
+
 // keepMediaType refuses a push that would give a manifest another media type, which one that does not say its own can have
 // had: its tags would stand for something else. It is as with setTag.
 func (r *Registry) keepMediaType(tx *db.Tx, repo RepoName, m db.Manifest, keep bool) error {

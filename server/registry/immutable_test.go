@@ -61,3 +61,31 @@ func TestTagsThatDoNotMove(t *testing.T) {
 		t.Errorf("a tag of a refused push: %v", err)
 	}
 }
+
+// Nothing that an image with an immutable tag needs can be deleted from under it; other repositories' tags keep nothing
+// here.
+func TestImmutableImagesStayWhole(t *testing.T) {
+	f := newFixture(t)
+	layer, config := f.blob("team/app", "layer"), f.blob("team/app", "config")
+	child := f.put("team/app", "", image(config, layer))
+	f.put("team/app", "v1", index(child))
+	spare := f.blob("team/app", "spare")
+	f.put("team/app", "latest", image(spare))
+	f.blob("team/other", "spare")
+	f.put("team/other", "v1", image(spare))
+	if err := f.AddImmutableRule(t.Context(), registry.ImmutableRule{Repository: "team/**", Tag: "v*"}); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"layer":  f.DeleteBlob(t.Context(), "team/app", layer.Digest),
+		"config": f.DeleteBlob(t.Context(), "team/app", config.Digest),
+		"child":  f.DeleteManifest(t.Context(), "team/app", child.Digest),
+	} {
+		if !registry.TagImmutable.Is(err) {
+			t.Errorf("deleting the %s: %v", what, err)
+		}
+	}
+	if err := f.DeleteBlob(t.Context(), "team/app", spare.Digest); err != nil {
+		t.Errorf("deleting what only a tag that may move needs: %v", err)
+	}
+}

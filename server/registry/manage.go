@@ -24,19 +24,15 @@ func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error 
 	return unknown(err, ManifestUnknown, tag)
 }
 
-// DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown. It can be undeleted until the
-// undo window ends.
+// DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown; TagImmutable if an image with
+// such a tag needs it. It can be undeleted until the undo window ends.
 func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.Digest) error {
 	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
 		m, err := tx.StatManifest(repo, d)
 		if err != nil {
 			return err
 		}
-		tags, err := tx.TagsOf(m.ID, math.MaxInt)
-		if err != nil {
-			return err
-		}
-		if err := refuseImmutable(tx, repo, tags...); err != nil {
+		if err := refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsOfManifest(m.ID, math.MaxInt) }); err != nil {
 			return err
 		}
 		if err := r.deleteManifest(tx, m); err != nil {
@@ -54,11 +50,15 @@ func (r *Registry) deleteManifest(tx *db.Tx, m db.Manifest) error {
 	return tx.DeleteManifest(m, r.undoWindow > 0)
 }
 
-// DeleteBlob takes a blob from a repository (end-10). Other repositories keep it. BlobUnknown.
+// DeleteBlob takes a blob from a repository (end-10). Other repositories keep it. BlobUnknown; TagImmutable if an image
+// with such a tag needs it.
 func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Digest) error {
 	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
 		b, err := tx.Blob(repo, d)
 		if err != nil {
+			return err
+		}
+		if err := refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsNeedingBlob(b.RepositoryID, b.ID, math.MaxInt) }); err != nil {
 			return err
 		}
 		if err := tx.UnlinkBlob(b, d); err != nil {
