@@ -36,7 +36,7 @@ var version string
 func main() {
 	err := run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "registry:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintln(os.Stderr, "registry:", command.Printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
 	os.Exit(command.ExitCode(err))
 }

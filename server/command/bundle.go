@@ -51,7 +51,7 @@ func (p *Program) export(ctx context.Context, s *settings) (err error) {
 	if s.String("output") != "-" {
 		return p.exportFile(s, split, write)
 	}
-	report, err := write(p.Stdout)
+	report, err := write(raw(p.Stdout))
 	if err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type Program struct {
 // Run carries out the command that args name, args[0] being the program itself. It prints no error; ExitCode says what
 // the process should end with.
 func (p *Program) Run(ctx context.Context, args []string) error {
+	p.Stdout, p.Stderr = &printableWriter{raw: p.Stdout}, &printableWriter{raw: p.Stderr}
 	app := p.app()
 	p.environment = map[string]string{}
 	if err := takeVariables(app.Commands, p.environment); err != nil {

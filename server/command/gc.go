@@ -158,7 +158,7 @@ func (p *Program) progress() *progress {
 	if !isTerminal(p.Stderr) {
 		return &progress{}
 	}
-	return &progress{out: p.Stderr}
+	return &progress{out: raw(p.Stderr)}
 }
 
 func (p *progress) show(format string, args ...any) {

@@ -65,7 +65,11 @@ func writeTable[T any](out io.Writer, items iter.Seq2[T, error], header []string
 		if rows == 0 {
 			fmt.Fprintln(table, strings.Join(header, "\t"))
 		}
-		fmt.Fprintln(table, strings.Join(row(item), "\t"))
+		cells := row(item)
+		for i, cell := range cells {
+			cells[i] = Printable(cell)
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
 		if rows++; rows%pageSize == 0 {
 			if err := table.Flush(); err != nil {
 				return err

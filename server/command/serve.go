@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -315,6 +316,9 @@ func (p *Program) logger(s *settings) (*slog.Logger, error) {
 
 // isTerminal says whether somebody sits at the other end of a reader or writer.
 func isTerminal(stream any) bool {
+	if out, ok := stream.(io.Writer); ok {
+		stream = raw(out)
+	}
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
