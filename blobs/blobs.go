@@ -96,6 +96,13 @@ type StagedReader interface {
 	OpenStaged(ctx context.Context, id string) (StagedFile, error)
 }
 
+// A Toucher is a store whose Info.Changed is this machine's clock, which may have been ahead when a file was written. It
+// makes now the time at which bytes last changed, under a name or staged. It is no error if there are none.
+type Toucher interface {
+	Touch(ctx context.Context, name Name) error
+	TouchStaged(ctx context.Context, id string) error
+}
+
 // StagedFile reads staged bytes, of which nobody has seen yet that they are right.
 type StagedFile interface {
 	io.ReaderAt

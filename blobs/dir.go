@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -360,6 +361,31 @@ func (d *Dir) Remove(ctx context.Context, name Name) error {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return translate(err)
+	}
+	return nil
+}
+
+// Touch implements Toucher.
+func (d *Dir) Touch(ctx context.Context, name Name) error {
+	path, err := d.committed(name)
+	if err != nil {
+		return err
+	}
+	return touch(path)
+}
+
+// TouchStaged implements Toucher.
+func (d *Dir) TouchStaged(ctx context.Context, id string) error {
+	path, err := d.staged(id)
+	if err != nil {
+		return err
+	}
+	return touch(path)
+}
+
+func touch(path string) error {
+	if err := os.Chtimes(path, time.Time{}, time.Now()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return translate(err)
 	}
 	return nil

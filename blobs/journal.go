@@ -64,7 +64,7 @@ const unfinished = "journal-*"
 func (d *Dir) removeUnfinished() {
 	left, _ := filepath.Glob(filepath.Join(d.root, stagedDir, unfinished))
 	for _, path := range left {
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()).Abs() > time.Hour {
 			os.Remove(path)
 		}
 	}

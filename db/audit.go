@@ -64,8 +64,11 @@ func (tx *Tx) events(where string, args ...any) (list []Event, err error) {
 	return list, err
 }
 
-// PruneEvents removes up to limit events from before a time, and returns how many. The last one stays, so that no id is
+// PruneEvents removes up to limit events from before a time, and as many from the future that came before one of these,
+// and returns how many. The last one stays, so that no id is
 // used twice.
 func (tx *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
-	return tx.run(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? AND id < (SELECT max(id) FROM audit) ORDER BY at LIMIT ?)`, micros(before), limit)
+	return tx.run(`DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ? AND id < (SELECT max(id) FROM audit) ORDER BY at LIMIT ?)
+		OR id IN (SELECT id FROM audit WHERE at > ? AND id < (SELECT max(id) FROM audit WHERE at < ?) LIMIT ?)`,
+		micros(before), limit, tx.ahead(), micros(before), limit)
 }

@@ -19,13 +19,21 @@ type Cutoff struct {
 	Grace    time.Duration // an open session keeps what was leased this long before it began, and later
 }
 
+// leaseOver is the condition that the lease of x began before Cutoff.Leases. So is that of one from the future, which
+// nothing can tell from an old one: what may remove x then begins it anew first (Cutoff.begins).
+const leaseOver = `(x.leased_at < ? OR x.leased_at > ?)`
+
 // openSession is the condition that the lease of x in repository r counts although it began before Cutoff.Leases: a push
 // that takes longer than the grace is still going on.
 const openSession = `EXISTS (SELECT 1 FROM uploads u WHERE u.repository = r.name AND u.updated_at >= ? AND u.created_at - ? <= x.leased_at)`
 
-func (c Cutoff) args() []any {
-	return []any{micros(c.Leases), micros(c.Sessions), c.Grace.Microseconds()}
+// args are those of leaseOver and openSession.
+func (c Cutoff) args(tx *Tx) []any {
+	return []any{micros(c.Leases), tx.ahead(), micros(c.Sessions), c.Grace.Microseconds()}
 }
+
+// begins says whether a period begins anew because its time is from the future. Without a grace there are no periods.
+func (c Cutoff) begins(at, now time.Time) bool { return c.Grace > 0 && IsAhead(at, now) }
 
 // Idle is a manifest or a blob that a repository has and that may have to go.
 type Idle struct {
@@ -59,8 +67,8 @@ const idleManifest = `SELECT x.repository_id, r.name, x.id, x.digest, x.size, x.
 // out. An index or a subject may hold them all the same.
 func (tx *Tx) UntaggedManifests(after int64, c Cutoff, limit int) ([]Idle, error) {
 	return tx.idle(idleManifest+`
-		WHERE x.id > ? AND x.leased_at < ? AND NOT `+openSession+` AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = x.id)
-		ORDER BY x.id LIMIT ?`, append(append([]any{after}, c.args()...), limit)...)
+		WHERE x.id > ? AND `+leaseOver+` AND NOT `+openSession+` AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = x.id)
+		ORDER BY x.id LIMIT ?`, append(append([]any{after}, c.args(tx)...), limit)...)
 }
 
 // Holder is a manifest that holds another one, or itself.
@@ -81,9 +89,9 @@ func (tx *Tx) Holders(manifestID int64, c Cutoff, limit int) (list []Holder, err
 			LIMIT ?
 		)
 		SELECT x.repository_id, r.name, x.id, x.digest, x.size, x.leased_at,
-			x.leased_at >= ? OR `+openSession+` OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = x.id)
+			NOT `+leaseOver+` OR `+openSession+` OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = x.id)
 		FROM holders h JOIN manifests x ON x.id = h.id JOIN repositories r ON r.id = x.repository_id`,
-		append([]any{manifestID, limit}, c.args()...), func(r *sql.Rows) error {
+		append([]any{manifestID, limit}, c.args(tx)...), func(r *sql.Rows) error {
 			var h Holder
 			var packed []byte
 			var leased int64
@@ -99,7 +107,7 @@ func (tx *Tx) Holders(manifestID int64, c Cutoff, limit int) (list []Holder, err
 }
 
 const dangling = ` JOIN referrers f ON f.manifest_id = x.id
-	WHERE x.leased_at < ? AND NOT ` + openSession + `
+	WHERE ` + leaseOver + ` AND NOT ` + openSession + `
 	AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = x.id)
 	AND NOT EXISTS (SELECT 1 FROM manifest_children c WHERE c.child_id = x.id)
 	AND NOT EXISTS (SELECT 1 FROM manifests s WHERE s.repository_id = f.repository_id AND s.digest = f.subject)`
@@ -107,16 +115,16 @@ const dangling = ` JOIN referrers f ON f.manifest_id = x.id
 // DanglingReferrers returns up to limit manifests with keys above after whose subject is not there, that neither a tag
 // nor an index holds, and whose lease has run out.
 func (tx *Tx) DanglingReferrers(after int64, c Cutoff, limit int) ([]Idle, error) {
-	return tx.idle(idleManifest+dangling+` AND f.manifest_id > ? ORDER BY f.manifest_id LIMIT ?`, append(c.args(), after, limit)...)
+	return tx.idle(idleManifest+dangling+` AND f.manifest_id > ? ORDER BY f.manifest_id LIMIT ?`, append(c.args(tx), after, limit)...)
 }
 
 // Dangling returns a manifest if DanglingReferrers would still return it.
 func (tx *Tx) Dangling(id int64, c Cutoff) ([]Idle, error) {
-	return tx.idle(idleManifest+dangling+` AND x.id = ?`, append(c.args(), id)...)
+	return tx.idle(idleManifest+dangling+` AND x.id = ?`, append(c.args(tx), id)...)
 }
 
 const idleBlob = `FROM repository_blobs x JOIN repositories r ON r.id = x.repository_id
-	WHERE x.leased_at < ? AND NOT ` + openSession + `
+	WHERE ` + leaseOver + ` AND NOT ` + openSession + `
 	AND NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = x.blob_id AND mb.repository_id = x.repository_id)`
 
 // IdleBlobs returns up to limit blobs after (repositoryID, blobID) that no manifest of their repository needs and whose
@@ -125,23 +133,41 @@ func (tx *Tx) IdleBlobs(repositoryID, blobID int64, c Cutoff, limit int) ([]Idle
 	return tx.idle(`SELECT i.repository_id, i.name, i.blob_id, b.digest, b.size, i.leased_at FROM (
 			SELECT x.repository_id, r.name, x.blob_id, x.leased_at `+idleBlob+`
 			AND (x.repository_id, x.blob_id) > (?, ?) ORDER BY x.repository_id, x.blob_id LIMIT ?
-		) i JOIN blobs b ON b.id = i.blob_id`, append(c.args(), repositoryID, blobID, limit)...)
+		) i JOIN blobs b ON b.id = i.blob_id`, append(c.args(tx), repositoryID, blobID, limit)...)
 }
 
 // UnlinkIdle takes a blob from its repository if IdleBlobs would still return it.
 func (tx *Tx) UnlinkIdle(i Idle, c Cutoff) (done bool, err error) {
-	err = tx.row(`SELECT 1 `+idleBlob+` AND x.repository_id = ? AND x.blob_id = ?`, append(c.args(), i.RepositoryID, i.ID), new(int))
+	var leased int64
+	err = tx.row(`SELECT x.leased_at `+idleBlob+` AND x.repository_id = ? AND x.blob_id = ?`, append(c.args(tx), i.RepositoryID, i.ID), &leased)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
+	if c.begins(fromMicros(leased), tx.Now) {
+		return false, tx.LeaseBlob(Blob{ID: i.ID, RepositoryID: i.RepositoryID})
+	}
 	err = tx.unlink(i.RepositoryID, i.ID)
 	return err == nil, err
 }
 
-const looseBlob = `FROM blobs b WHERE b.created_at < ?
+// BeginLeases begins the leases anew of those manifests that have one from the future, and says whether there are any:
+// what they are part of does not go yet.
+func (tx *Tx) BeginLeases(list []Idle, c Cutoff) (began bool, err error) {
+	for _, i := range list {
+		if c.begins(i.LeasedAt, tx.Now) {
+			began = true
+			if err := tx.LeaseManifest(Manifest{ID: i.ID, RepositoryID: i.RepositoryID}); err != nil {
+				return began, err
+			}
+		}
+	}
+	return began, nil
+}
+
+const looseBlob = `FROM blobs b WHERE (b.created_at < ? OR b.created_at > ?)
 	AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.blob_id = b.id)
 	AND NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = b.id)
 	AND NOT EXISTS (SELECT 1 FROM deleted_manifest_blobs d WHERE d.blob_id = b.id)`
@@ -149,14 +175,21 @@ const looseBlob = `FROM blobs b WHERE b.created_at < ?
 // LooseBlobs returns up to limit blobs with keys above after that no repository has and nothing that can be undeleted
 // needs.
 func (tx *Tx) LooseBlobs(after int64, c Cutoff, limit int) ([]int64, error) {
-	return tx.ints(`SELECT b.id `+looseBlob+` AND b.id > ? ORDER BY b.id LIMIT ?`, micros(c.Leases), after, limit)
+	return tx.ints(`SELECT b.id `+looseBlob+` AND b.id > ? ORDER BY b.id LIMIT ?`, micros(c.Leases), tx.ahead(), after, limit)
 }
 
 // RemoveLoose removes the row of a blob if LooseBlobs would still return it; ErrNotFound if not. Nothing names the file
 // once this transaction has committed.
 func (tx *Tx) RemoveLoose(id int64, c Cutoff) (b StoredBlob, err error) {
 	var packed []byte
-	err = tx.row(`SELECT b.digest, b.generation, b.size `+looseBlob+` AND b.id = ?`, []any{micros(c.Leases), id}, &packed, &b.Generation, &b.Size)
+	var created int64
+	err = tx.row(`SELECT b.digest, b.generation, b.size, b.created_at `+looseBlob+` AND b.id = ?`, []any{micros(c.Leases), tx.ahead(), id},
+		&packed, &b.Generation, &b.Size, &created)
+	if err == nil && c.begins(fromMicros(created), tx.Now) {
+		if _, err = tx.run(`UPDATE blobs SET created_at = ? WHERE id = ?`, micros(tx.Now), id); err == nil {
+			err = ErrNotFound
+		}
+	}
 	if err != nil {
 		return b, err
 	}
@@ -168,20 +201,31 @@ func (tx *Tx) RemoveLoose(id int64, c Cutoff) (b StoredBlob, err error) {
 	return b, err
 }
 
-const emptyRepository = ` FROM repositories r WHERE r.created_at < ?
+const emptyRepository = ` FROM repositories r WHERE (r.created_at < ? OR r.created_at > ?)
 	AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.repository_id = r.id)
 	AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.repository_id = r.id)`
 
 // EmptyRepositories returns up to limit repositories with keys above after that have nothing, and were made before the
 // leases that count.
 func (tx *Tx) EmptyRepositories(after int64, c Cutoff, limit int) ([]int64, error) {
-	return tx.ints(`SELECT r.id`+emptyRepository+` AND r.id > ? ORDER BY r.id LIMIT ?`, micros(c.Leases), after, limit)
+	return tx.ints(`SELECT r.id`+emptyRepository+` AND r.id > ? ORDER BY r.id LIMIT ?`, micros(c.Leases), tx.ahead(), after, limit)
 }
 
 // RemoveEmptyRepository removes a repository if EmptyRepositories would still return it.
 func (tx *Tx) RemoveEmptyRepository(id int64, c Cutoff) (done bool, err error) {
-	n, err := tx.run(`DELETE FROM repositories WHERE id IN (SELECT r.id`+emptyRepository+` AND r.id = ?)`, micros(c.Leases), id)
-	if err != nil || n == 0 {
+	var created int64
+	err = tx.row(`SELECT r.created_at`+emptyRepository+` AND r.id = ?`, []any{micros(c.Leases), tx.ahead(), id}, &created)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if c.begins(fromMicros(created), tx.Now) {
+		_, err := tx.run(`UPDATE repositories SET created_at = ? WHERE id = ?`, micros(tx.Now), id)
+		return false, err
+	}
+	if _, err := tx.run(`DELETE FROM repositories WHERE id = ?`, id); err != nil {
 		return false, err
 	}
 	return true, tx.removeUsage(id)

@@ -183,7 +183,7 @@ func (tx *Tx) SigningKeys() (list []SigningKey, err error) {
 
 // RotateSigningKey makes k the key that signs, and forgets those that were retired before forget.
 func (tx *Tx) RotateSigningKey(k SigningKey, forget time.Time) error {
-	if _, err := tx.run(`DELETE FROM signing_keys WHERE retired_at <> 0 AND retired_at < ?`, micros(forget)); err != nil {
+	if _, err := tx.run(`DELETE FROM signing_keys WHERE retired_at <> 0 AND (retired_at < ? OR retired_at > ?)`, micros(forget), tx.ahead()); err != nil {
 		return err
 	}
 	if _, err := tx.run(`UPDATE signing_keys SET retired_at = ? WHERE retired_at = 0`, micros(tx.Now)); err != nil {

@@ -12,15 +12,16 @@ type Lock struct {
 	BeatAt  time.Time
 }
 
-// TakeLock gives the lock to holder, unless another holds it who gave a sign of life after stale: then taken is false
-// and the lock is returned as it is.
-func (tx *Tx) TakeLock(name, holder, purpose string, stale time.Time) (l Lock, taken bool, err error) {
+// TakeLock gives the lock to holder, unless another holds it: then taken is false and the lock is returned as it is. A
+// caller who has seen it like that for long enough knows that its holder is dead, and takes it by saying so. The time in
+// it proves nothing: the clock may have been wrong when it was written, and may be wrong now.
+func (tx *Tx) TakeLock(name, holder, purpose string, dead Lock) (l Lock, taken bool, err error) {
 	var beat int64
 	err = tx.row(`SELECT holder, purpose, beat_at FROM locks WHERE name = ?`, []any{name}, &l.Holder, &l.Purpose, &beat)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return l, false, err
 	}
-	if l.BeatAt = fromMicros(beat); l.Holder != "" && l.Holder != holder && !l.BeatAt.Before(stale) {
+	if l.BeatAt = fromMicros(beat); l.Holder != "" && l.Holder != holder && l != dead {
 		return l, false, nil
 	}
 	_, err = tx.run(`INSERT INTO locks (name, holder, purpose, beat_at) VALUES (?, ?, ?, ?)
@@ -29,9 +30,10 @@ func (tx *Tx) TakeLock(name, holder, purpose string, stale time.Time) (l Lock, t
 	return Lock{Holder: holder, Purpose: purpose, BeatAt: tx.Now}, err == nil, err
 }
 
-// BeatLock is the holder's sign of life. ErrNotFound if he no longer has the lock.
+// BeatLock is the holder's sign of life: the beat moves, whatever the clock does. ErrNotFound if another has the lock by now.
 func (tx *Tx) BeatLock(name, holder string) error {
-	n, err := tx.run(`UPDATE locks SET beat_at = ? WHERE name = ? AND holder = ?`, micros(tx.Now), name, holder)
+	now := micros(tx.Now)
+	n, err := tx.run(`UPDATE locks SET beat_at = CASE WHEN beat_at < ? THEN ? ELSE beat_at + 1 END WHERE name = ? AND holder = ?`, now, now, name, holder)
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}

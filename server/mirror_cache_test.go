@@ -487,3 +487,15 @@ func TestMirrorEvict(t *testing.T) {
 		t.Error(checked, err)
 	}
 }
+
+// A tag that was checked while the clock was ahead is asked for again when it is right, and a copy that was pulled then is
+// not the last to be evicted.
+func TestMirrorAfterAWrongClock(t *testing.T) {
+	o := newOrigin(t)
+	m := newMirror(t, o, "")
+	const wrong = 365 * 24 * time.Hour
+	m.pass(wrong)
+	m.pull("/v2/up.example/a/manifests/v1", o.image("a", "v1", "layer"))
+	m.pass(-wrong)
+	m.pull("/v2/up.example/a/manifests/v1", o.image("a", "v1", "another layer"))
+}

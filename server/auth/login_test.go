@@ -538,6 +538,41 @@ func TestKeyRotation(t *testing.T) {
 	}
 }
 
+// A key that was retired, and a token that was issued, while the clock was ahead are not good until then.
+func TestKeysAfterAWrongClock(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	c, err := w.Login(t.Context(), "alice", cheapPassword, here)
+	w.must(err)
+	const wrong = 365 * 24 * time.Hour
+	good := func(token string) bool {
+		_, err := w.Authenticate(t.Context(), "Bearer "+token, here)
+		return err == nil
+	}
+	w.sleep(wrong)
+	early, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true})
+	w.must(err)
+	if !good(early.Token) {
+		t.Error("a token is not good")
+	}
+	w.sleep(-wrong)
+	if good(early.Token) {
+		t.Error("a token from the future is good for a year")
+	}
+	old, err := w.Issue(t.Context(), c, w.reg, TokenRequest{Manage: true, Refresh: true})
+	w.must(err)
+	w.sleep(wrong)
+	w.must(w.RotateKey(t.Context(), somebody))
+	w.sleep(-wrong)
+	if good(old.Token) {
+		t.Error("a key that was retired in the future is good until then")
+	}
+	w.must(w.RotateKey(t.Context(), somebody))
+	if keys, err := w.keys(t.Context()); err != nil || len(keys) != 2 {
+		t.Error("a key that was retired in the future is kept", len(keys), err)
+	}
+}
+
 func TestStart(t *testing.T) {
 	w := newWorld(t)
 	if made, err := w.Start(t.Context(), ""); made != "" || err != nil {

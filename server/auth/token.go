@@ -154,7 +154,7 @@ func (a *Authority) verify(ctx context.Context, text, kind string) (claims, erro
 		a.bearers.known[bearerKey{kind, strings.Clone(text)}] = b
 		a.bearers.Unlock()
 	}
-	if !b.ExpiresAt.After(a.db.Now()) || !a.isGood(b.key, keys) {
+	if !b.ExpiresAt.After(a.db.Now()) || db.IsAhead(b.IssuedAt.Time, a.db.Now()) || !a.isGood(b.key, keys) {
 		return claims{}, errToken
 	}
 	return b.claims, nil
@@ -164,7 +164,7 @@ func (a *Authority) verify(ctx context.Context, text, kind string) (claims, erro
 func (a *Authority) isGood(id string, keys []db.SigningKey) bool {
 	for _, k := range keys {
 		if k.ID == id {
-			return k.RetiredAt.IsZero() || a.db.Now().Before(k.RetiredAt.Add(a.lifetime+leeway))
+			return k.RetiredAt.IsZero() || db.Age(k.RetiredAt, a.db.Now()) < a.lifetime+leeway
 		}
 	}
 	return false

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,8 +35,8 @@ type authority struct {
 }
 
 // openAuthority reads the CA of a directory, and makes one if there is none. Of several processes that do so at once, one
-// makes it and all have it.
-func openAuthority(dir string, now time.Time) (*authority, error) {
+// makes it and all have it. One that was made under a wrong clock, which no client accepts, is made anew.
+func openAuthority(dir string, now time.Time, log *slog.Logger) (*authority, error) {
 	path := filepath.Join(dir, authorityFile)
 	ca, err := readAuthority(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -44,14 +45,48 @@ func openAuthority(dir string, now time.Time) (*authority, error) {
 		}
 		ca, err = readAuthority(path)
 	}
+	if err == nil && isOfWrongClock(ca.cert, now) {
+		ca, err = replaceAuthority(path, ca, now, log)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if now.After(ca.cert.NotAfter) {
-		return nil, fmt.Errorf("the CA in %s ended on %s: remove the directory for a new one, which clients have to trust again",
+		return nil, fmt.Errorf("the CA in %s ended on %s: if the clock is right, remove the directory for a new one, which clients have to trust again",
 			dir, ca.cert.NotAfter.Format(time.DateOnly))
 	}
 	return ca, ca.publish(filepath.Join(dir, authorityCertFile))
+}
+
+// plausible is a time at which this program did not exist yet: a clock that says less was never set.
+var plausible = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// zoneMistake is how far a clock is off at most that takes local time for UTC. A CA that is ahead by no more is soon good.
+const zoneMistake = 14 * time.Hour
+
+// isOfWrongClock says whether a certificate that was made here was made under a wrong clock: one that was ahead, or was
+// never set. A clock that was never set itself says nothing.
+func isOfWrongClock(cert *x509.Certificate, now time.Time) bool {
+	made := cert.NotBefore.Add(backdate)
+	return !now.Before(plausible) && (made.Sub(now) > zoneMistake || made.Before(plausible))
+}
+
+// replaceAuthority makes a new CA in the place of one, which is kept beside it: it may be this clock that is wrong.
+func replaceAuthority(path string, old *authority, now time.Time, log *slog.Logger) (*authority, error) {
+	kept := path + ".from-" + old.cert.NotBefore.UTC().Format("20060102T150405")
+	if err := os.Link(path, kept); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	data, err := newAuthority(now)
+	if err == nil {
+		err = install(path, data, os.Rename)
+	}
+	if err != nil {
+		return nil, err
+	}
+	log.Warn("the CA was made under a wrong clock and is made anew: clients have to trust the new one",
+		"made", old.cert.NotBefore.Add(backdate), "now", now, "kept", kept)
+	return readAuthority(path)
 }
 
 func readAuthority(path string) (*authority, error) {
@@ -67,19 +102,24 @@ func readAuthority(path string) (*authority, error) {
 }
 
 func makeAuthority(path string, now time.Time) error {
+	data, err := newAuthority(now)
+	if err != nil {
+		return err
+	}
+	return install(path, data, os.Link)
+}
+
+// newAuthority makes a CA, as PEM with its key.
+func newAuthority(now time.Time) ([]byte, error) {
 	var id [4]byte
 	rand.Read(id[:])
-	data, err := sign(&x509.Certificate{
+	return sign(&x509.Certificate{
 		Subject:   pkix.Name{CommonName: fmt.Sprintf("registry CA %x", id)}, // so that people can tell two of them apart
 		NotBefore: now.Add(-backdate),
 		NotAfter:  now.AddDate(authorityYears, 0, 0),
 		KeyUsage:  x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:      true, BasicConstraintsValid: true, MaxPathLenZero: true,
 	}, nil)
-	if err != nil {
-		return err
-	}
-	return install(path, data, os.Link)
 }
 
 // publish writes the certificate into a file of its own, unless it is there.

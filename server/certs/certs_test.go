@@ -438,3 +438,46 @@ func TestFilesAreReloaded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A CA that was made under a wrong clock is made anew when the clock is right, at a start and while the server runs. Under
+// a clock that was never set, what is there stays.
+func TestOwnAfterAWrongClock(t *testing.T) {
+	right := time.Now()
+	usable := func(name, dir string, o *Own) {
+		t.Helper()
+		client := &tls.Config{ServerName: "localhost", RootCAs: roots(t, dir), Time: func() time.Time { return right }}
+		if _, err := shake(t, o.Config(), client); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, wrong := range map[string]time.Time{"ahead": right.AddDate(1, 0, 0), "never set": time.Unix(0, 0)} {
+		dir, c := t.TempDir(), &clock{wrong}
+		running := open(t, dir, c, machine())
+		old := running.ca.cert
+		c.Time = right
+		running.check()
+		usable(name+", running", dir, running)
+		usable(name+", started", dir, open(t, dir, c, machine()))
+		if kept, _ := filepath.Glob(filepath.Join(dir, authorityFile+".from-*")); len(kept) != 1 {
+			t.Errorf("%s: the old CA is not kept: %v", name, kept)
+		}
+
+		dir, c = t.TempDir(), &clock{wrong}
+		first, second := open(t, dir, c, machine()), open(t, dir, c, machine())
+		c.Time = right
+		first.check()
+		second.check()
+		first.check()
+		if first.ca.cert.Equal(old) || !first.ca.cert.Equal(second.ca.cert) {
+			t.Errorf("%s: two processes have two CAs", name)
+		}
+	}
+	dir, c := t.TempDir(), &clock{right}
+	before := open(t, dir, c, machine())
+	c.Time = time.Unix(0, 0)
+	after := open(t, dir, c, machine())
+	if !after.ca.cert.Equal(before.ca.cert) || !after.host.Load().Leaf.Equal(before.host.Load().Leaf) {
+		t.Error("made anew under a clock that was never set")
+	}
+	usable("unset now", dir, after)
+}

@@ -209,7 +209,7 @@ func (m *Mirror) look(ctx context.Context, repo registry.RepoName, ref registry.
 		}
 		return false, false, except(err, registry.ManifestUnknown)
 	}
-	at, err := m.registry.CheckedAt(ctx, repo, ref.Tag)
+	at, err := m.registry.CheckedAt(ctx, repo, ref.Tag, m.cfg.Now())
 	if err != nil {
 		return false, false, except(err, registry.ManifestUnknown)
 	}

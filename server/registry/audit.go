@@ -51,7 +51,7 @@ func (r *Registry) pruneAudit(ctx context.Context) error {
 	if r.auditKeep < 0 {
 		return nil
 	}
-	for n := int64(batch); n == batch; {
+	for n := int64(batch); n >= batch; {
 		err := r.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
 			n, err = tx.PruneEvents(tx.Now.Add(-r.auditKeep), batch)
 			return err

@@ -83,12 +83,15 @@ func (r *Registry) isPublic(repo RepoName, stored bool) bool {
 	return stored
 }
 
-// CheckedAt returns when the other registry was last seen to agree with a tag; the zero time if it never was.
-// ManifestUnknown.
-func (r *Registry) CheckedAt(ctx context.Context, repo RepoName, tag Tag) (time.Time, error) {
+// CheckedAt returns when the other registry was last seen to agree with a tag, by the clock of now; the zero time if it
+// never was, or that is not known. ManifestUnknown.
+func (r *Registry) CheckedAt(ctx context.Context, repo RepoName, tag Tag, now time.Time) (time.Time, error) {
 	at, err := db.Ask(ctx, r.db, db.Question{What: "checked", Repository: repo, Item: string(tag)}, func(tx *db.Tx) (time.Time, error) {
 		return tx.CheckedAt(repo, tag)
 	})
+	if db.IsAhead(at, now) {
+		at = time.Time{}
+	}
 	return at, unknown(err, ManifestUnknown, tag)
 }
 

@@ -141,6 +141,7 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 		name string
 		run  func(context.Context) error
 	}{
+		{"times from the future", c.beginAnew},
 		{"expired deletions", c.forgetDeleted},
 		{"untagged manifests", c.sweepUntagged},
 		{"dangling referrers", c.sweepDangling},
@@ -240,11 +241,14 @@ func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectRep
 	c := newCollector(New(Config{DB: copied, Blobs: untouched{r.blobs}, UploadTimeout: r.uploadTimeout}), opt)
 	c.rows = r.db
 	err = c.r.db.Relaxed(ctx, func(tx *db.Tx) error { // whoever collects for real holds the lock in the copy, too
-		_, _, err := tx.TakeLock(lockName, "rehearsal", "", tx.Now.Add(time.Hour))
+		if err := tx.DropLocks(); err != nil {
+			return err
+		}
+		_, _, err := tx.TakeLock(lockName, "rehearsal", "", db.Lock{})
 		return err
 	})
 	if err == nil {
-		err = c.run(ctx, &exclusive{r: c.r, holder: "rehearsal"})
+		err = c.run(ctx, &exclusive{r: c.r, lock: lockName, holder: "rehearsal"})
 	}
 	return c.report, errors.Join(err, copied.Close())
 }

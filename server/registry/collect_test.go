@@ -351,7 +351,13 @@ func TestCollectWithinATime(t *testing.T) {
 
 func TestCollectExcludesOthers(t *testing.T) {
 	f := newFixture(t)
-	hold := func(tx *db.Tx) error { _, _, err := tx.TakeLock("storage", "another", "backup", tx.Now); return err }
+	hold := func(tx *db.Tx) error {
+		if err := tx.DropLocks(); err != nil {
+			return err
+		}
+		_, _, err := tx.TakeLock("storage", "another", "backup", db.Lock{})
+		return err
+	}
 	if err := f.db.Update(t.Context(), hold); err != nil {
 		t.Fatal(err)
 	}

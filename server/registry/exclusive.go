@@ -19,26 +19,35 @@ import (
 const (
 	lockName = "storage"
 	lockBeat = time.Second
-	lockLost = 5 * time.Second // without a beat
+	lockLost = 5 * time.Second // without a beat, as seen by who waits
 	lockWait = 8 * time.Second // long enough for a killed holder to lose the lock
 )
 
 // ErrLocked is returned when other work that excludes this one is under way, in this process or another.
 var ErrLocked = errors.New("the registry is being maintained by another process")
 
-// exclusive is work that holds the lock.
+// exclusive is work that holds a lock.
 type exclusive struct {
 	r      *Registry
+	lock   string
 	holder string
 	writes atomic.Uint64 // transactions of the work itself
 }
 
-// alone runs work while it holds the lock. It waits for another holder for a moment, and then fails with ErrLocked. The
-// context that work gets ends when the lock is lost.
+// alone runs work while it holds the lock of storage. It waits for another holder for a moment, and then fails with
+// ErrLocked. The context that work gets ends when the lock is lost.
 func (r *Registry) alone(ctx context.Context, purpose string, work func(context.Context, *exclusive) error) error {
-	x := &exclusive{r: r, holder: rand.Text()}
+	begin := func(fn func(*db.Tx) error) error { return r.db.Collect(ctx, true, fn) }
+	return r.locked(ctx, lockName, purpose, lockWait, begin, work)
+}
+
+// locked is alone for any lock. begin runs the transactions that take it.
+func (r *Registry) locked(ctx context.Context, lock, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error,
+	work func(context.Context, *exclusive) error,
+) error {
+	x := &exclusive{r: r, lock: lock, holder: rand.Text()}
 	host, _ := os.Hostname()
-	if err := x.take(ctx, fmt.Sprintf("%s by process %d on %s", purpose, os.Getpid(), host)); err != nil {
+	if err := x.take(ctx, fmt.Sprintf("%s by process %d on %s", purpose, os.Getpid(), host), wait, begin); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -50,19 +59,48 @@ func (r *Registry) alone(ctx context.Context, purpose string, work func(context.
 	}
 	cancel(nil)
 	beating.Wait()
-	dropping := r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.DropLock(lockName, x.holder) })
+	dropping := r.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.DropLock(lock, x.holder) })
 	if dropping != nil {
-		r.log.Warn("the maintenance lock was not given back; it runs out by itself", "err", dropping)
+		r.log.Warn("a lock was not given back; it is free when its beat has not moved for a while", "lock", lock, "err", dropping)
 	}
 	return err
 }
 
-func (x *exclusive) take(ctx context.Context, purpose string) error {
-	for waited := time.Duration(0); ; waited += lockBeat / 4 {
-		var other db.Lock
-		taken := false
-		err := x.r.db.Collect(ctx, true, func(tx *db.Tx) (err error) {
-			other, taken, err = tx.TakeLock(lockName, x.holder, purpose, tx.Now.Add(-lockLost))
+// beats remembers since when the beats of other holders have not moved, from one try to the next.
+type beats struct {
+	mu   sync.Mutex
+	seen map[string]sighting // by lock
+}
+
+type sighting struct {
+	db.Lock
+	since time.Time
+}
+
+// still returns for how long a lock has been seen as it is.
+func (b *beats) still(name string, l db.Lock, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.seen[name]
+	if !ok || s.Lock != l || now.Before(s.since) {
+		if b.seen == nil {
+			b.seen = map[string]sighting{}
+		}
+		s = sighting{l, now}
+		b.seen[name] = s
+	}
+	return now.Sub(s.since)
+}
+
+// take takes the lock. Whether another holder lives is seen by its beat, which moves: no clock is asked what time it is,
+// only how much of it passes.
+func (x *exclusive) take(ctx context.Context, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error) error {
+	const pause = lockBeat / 4
+	var other, dead db.Lock
+	for waited, still := time.Duration(0), time.Duration(0); ; waited, still = waited+pause, still+pause {
+		before, taken := other, false
+		err := begin(func(tx *db.Tx) (err error) {
+			other, taken, err = tx.TakeLock(x.lock, x.holder, purpose, dead)
 			return err
 		})
 		if err != nil {
@@ -71,13 +109,20 @@ func (x *exclusive) take(ctx context.Context, purpose string) error {
 		if taken {
 			return nil
 		}
-		if waited >= lockWait {
+		if other != before {
+			still = 0
+		}
+		if max(still, x.r.beats.still(x.lock, other, x.r.db.Now())) >= lockLost && dead != other {
+			dead = other
+			continue
+		}
+		if waited >= wait {
 			return fmt.Errorf("%w: %s", ErrLocked, other.Purpose)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(lockBeat / 4):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -112,7 +157,7 @@ func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
 func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {
 	return func(tx *db.Tx) error {
 		x.writes.Add(1)
-		if err := tx.BeatLock(lockName, x.holder); err != nil {
+		if err := tx.BeatLock(x.lock, x.holder); err != nil {
 			if errors.Is(err, db.ErrNotFound) {
 				err = fmt.Errorf("%w, which took over from this one", ErrLocked)
 			}

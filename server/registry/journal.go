@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,7 +91,10 @@ func (r *Registry) setPosition(ctx context.Context, from *position, to position)
 }
 
 // ExportJournal copies the changes that are not there yet to the journal beside the blobs.
-func (r *Registry) ExportJournal(ctx context.Context) error {
+func (r *Registry) ExportJournal(ctx context.Context) error { return r.exportJournal(ctx, 0) }
+
+// exportJournal waits so long for another process that writes the whole journal. Who comes back soon need not.
+func (r *Registry) exportJournal(ctx context.Context, wait time.Duration) error {
 	const batch, maxBytes, worthwhile = 500, 8 << 20, 64 << 20
 	for {
 		var at position
@@ -107,7 +109,7 @@ func (r *Registry) ExportJournal(ctx context.Context) error {
 			return AsError(err)
 		}
 		if at.Epoch == 0 || at.Bytes > 2*at.Base+worthwhile {
-			return r.writeJournal(ctx, at)
+			return r.writeJournal(ctx, at, wait)
 		}
 		if at.ID >= last {
 			return nil
@@ -130,7 +132,7 @@ func (r *Registry) ExportJournal(ctx context.Context) error {
 		if lines.Len() > 0 {
 			err := r.blobs.AppendJournal(ctx, at.Bytes, lines.Bytes())
 			if errors.Is(err, blobs.ErrChanged) {
-				return r.writeJournal(ctx, at)
+				return r.writeJournal(ctx, at, wait)
 			}
 			if err != nil {
 				return AsError(err)
@@ -170,43 +172,35 @@ func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
 
 // writeJournal writes the whole journal anew, unless another process is doing that. Changes that come meanwhile are
 // copied after it.
-func (r *Registry) writeJournal(ctx context.Context, at position) error {
-	holder, taken := rand.Text(), false
-	err := r.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
-		_, taken, err = tx.TakeLock(journalNote, holder, "journal", tx.Now.Add(-time.Minute))
-		return err
-	})
-	if err != nil || !taken {
-		return unknown(err, Internal, nil)
-	}
-	next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1)}
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) { next.ID, err = tx.LastChange(); return err })
-	if err == nil {
-		err = r.blobs.ReplaceJournal(ctx, func(w io.Writer) (err error) {
-			next.Bytes, err = r.journalAll(ctx, next.ID, holder, w)
+func (r *Registry) writeJournal(ctx context.Context, at position, wait time.Duration) error {
+	begin := func(fn func(*db.Tx) error) error { return r.db.Relaxed(ctx, fn) }
+	err := r.locked(ctx, journalNote, "journal", wait, begin, func(ctx context.Context, x *exclusive) error {
+		next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1)}
+		err := r.db.View(ctx, func(tx *db.Tx) (err error) { next.ID, err = tx.LastChange(); return err })
+		if err == nil {
+			err = r.blobs.ReplaceJournal(ctx, func(w io.Writer) (err error) {
+				next.Bytes, err = r.journalAll(ctx, next.ID, w)
+				return err
+			})
+		}
+		if err != nil {
 			return err
-		})
-	}
-	if err == nil {
+		}
 		// Whatever another has appended to the old file meanwhile is not in this one.
 		next.Base = next.Bytes
-		err = r.setPosition(ctx, nil, next)
-	}
-	err = errors.Join(err, r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DropLock(journalNote, holder) }))
-	if err != nil {
+		return r.setPosition(ctx, nil, next)
+	})
+	if err != nil && !errors.Is(err, ErrLocked) {
 		return AsError(err)
 	}
 	return nil
 }
 
 // journalAll writes lines for everything there is, as of the change id, and returns how many bytes they are.
-func (r *Registry) journalAll(ctx context.Context, id int64, holder string, w io.Writer) (size int64, err error) {
+func (r *Registry) journalAll(ctx context.Context, id int64, w io.Writer) (size int64, err error) {
 	for after := int64(0); ; {
 		var list []db.JournalManifest
 		err := r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.JournalManifests(after, 100); return err })
-		if err == nil {
-			err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.BeatLock(journalNote, holder) })
-		}
 		if err != nil || len(list) == 0 {
 			return size, err
 		}

@@ -91,6 +91,7 @@ type shared struct {
 	bootID        string
 	reading       singleflight.Group // of suspicious blobs
 	sessions      sessions
+	beats         beats
 	totals        totalsCache
 	mirrors       func(RepoName) (mirrored, public bool) // nil: none is
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"registry/blobs"
 	"registry/db"
 
 	"github.com/opencontainers/go-digest"
@@ -15,6 +16,17 @@ import (
 
 // markPage is how many candidates are read at a time.
 const markPage = 500
+
+// beginAnew gives a time to what a clock that was ahead has left behind.
+func (c *collector) beginAnew(ctx context.Context) error {
+	for n := int64(1); n > 0; {
+		err := c.sweep(ctx, func(tx *db.Tx) (err error) { n, err = tx.BeginAnew(maxBatch); return err })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // forgetDeleted ends the undo of what was deleted before the window.
 func (c *collector) forgetDeleted(ctx context.Context) error {
@@ -156,6 +168,12 @@ func (c *collector) removeManifests(ctx context.Context, why string, ids []int64
 			dead, _, err := garbage(tx, id)
 			if err != nil {
 				return err
+			}
+			if began, err := tx.BeginLeases(dead, c.leases); began || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
 			}
 			for _, m := range dead {
 				gone[m.ID] = m
@@ -328,6 +346,11 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	}
 	before := c.now.Add(-max(c.opt.Grace, minOrphanAge))
 	next, err := orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o orphan) error {
+		if toucher, ok := c.store.(blobs.Toucher); ok && isAhead(o.Info) {
+			return toucher.Touch(ctx, o.Name)
+		} else if isAhead(o.Info) {
+			return nil
+		}
 		if err := c.store.Remove(ctx, o.Name); err != nil {
 			return err
 		}
@@ -353,7 +376,7 @@ func (c *collector) tidyJournal(ctx context.Context) error {
 	if c.opt.DryRun {
 		return nil
 	}
-	if err := c.r.ExportJournal(ctx); err != nil {
+	if err := c.r.exportJournal(ctx, lockWait); err != nil {
 		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
 	}
 	c.others = c.writesOfOthers() // the export is nobody else

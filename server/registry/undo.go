@@ -63,14 +63,19 @@ func (r *Registry) TagAt(ctx context.Context, repo RepoName, tag Tag, at time.Ti
 			return err
 		}
 		d = now.Digest
-		// Backwards from now, each change that came later is taken back.
+		// Backwards from now, each change that came later is taken back. One from the future came before
+		// the one after it.
+		when := tx.Now
 		for before := int64(math.MaxInt64); ; {
 			changes, err := tx.TagChanges(repo, tag, before, 100)
 			if err != nil || len(changes) == 0 {
 				return err
 			}
 			for _, c := range changes {
-				if !c.At.After(at) {
+				if !db.IsAhead(c.At, tx.Now) {
+					when = c.At
+				}
+				if !when.After(at) {
 					return nil
 				}
 				d, before = c.Before, c.ID
@@ -271,5 +276,5 @@ func (u *undeleter) undeleteOne(m db.DeletedManifest, doc *document) error {
 			u.back.Tags = append(u.back.Tags, tag)
 		}
 	}
-	return u.tx.ForgetDeleted(m.ID, u.tx.Now.Add(time.Hour))
+	return u.tx.ForgetDeleted(m.ID, m.DeletedAt.Add(time.Microsecond))
 }

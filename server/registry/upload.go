@@ -227,6 +227,9 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 	const batch = 100
 	r.settleIdle(ctx)
+	if err := r.db.Relaxed(ctx, func(tx *db.Tx) error { _, err := tx.BeginAnew(batch); return err }); err != nil {
+		return 0, AsError(err)
+	}
 	before := r.db.Now().Add(-r.uploadTimeout)
 	for {
 		var idle []string
@@ -257,7 +260,7 @@ func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 
 func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int, err error) {
 	err = r.blobs.Staged(ctx, func(id string, info blobs.Info) error {
-		if !info.Changed.Before(before) {
+		if !info.Changed.Before(before) && !isAhead(info) {
 			return nil
 		}
 		var has bool
@@ -266,6 +269,12 @@ func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int,
 			return err
 		})
 		if err != nil || has {
+			return err
+		}
+		if isAhead(info) {
+			if toucher, ok := r.blobs.(blobs.Toucher); ok {
+				err = toucher.TouchStaged(ctx, id)
+			}
 			return err
 		}
 		n++

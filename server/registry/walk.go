@@ -64,7 +64,10 @@ type orphan struct {
 	blobs.Info
 }
 
-// orphans calls fn for files that no row of a database names and that last changed before a time, beginning with those
+// isAhead says whether the clock was ahead when a file was written.
+func isAhead(info blobs.Info) bool { return db.IsAhead(info.Changed, time.Now()) }
+
+// orphans calls fn for files that no row of a database names and that last changed before a time or are ahead, beginning with those
 // of from as Store.Names does, and seen for every file, until one of them fails. next is where to go on then: what came
 // before it has been looked at.
 func orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Digest, before time.Time, seen func() error, fn func(orphan) error) (next digest.Digest, err error) {
@@ -87,7 +90,7 @@ func orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Di
 		if err := seen(); err != nil {
 			return err
 		}
-		if !info.Changed.Before(before) {
+		if !info.Changed.Before(before) && !isAhead(info) {
 			return nil
 		}
 		if page = append(page, orphan{name, info}); len(page) < walkPage {

@@ -58,7 +58,7 @@ func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt Col
 	if err != nil {
 		return err
 	}
-	until := m.DeletedAt.Add(max(opt.UndoWindow, 0))
+	until := db.Known(m.DeletedAt, tx.Now).Add(max(opt.UndoWindow, 0))
 	*w = Why{Kind: "deleted manifest", Digest: d, Size: int64(len(m.Content)), Since: m.DeletedAt, CollectedAfter: until,
 		Holds: []Hold{{Kind: "undo", Repository: repo, Digest: d, Until: until}}}
 	return nil
@@ -84,8 +84,8 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *
 		if h.ID != m.ID && len(w.Holds) < maxHolds {
 			w.Holds = append(w.Holds, Hold{Kind: "index or subject", Repository: h.Repository, Digest: h.Digest})
 		}
-		if h.LeasedAt.After(w.Since) {
-			w.Since = h.LeasedAt
+		if leased := db.Known(h.LeasedAt, tx.Now); leased.After(w.Since) {
+			w.Since = leased
 		}
 		alive = alive || h.Alive
 	}
@@ -133,13 +133,14 @@ func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt CollectOptions, w *Wh
 			w.Holds = append(w.Holds, Hold{Kind: "manifest", Repository: h.Repository, Digest: m.Digest})
 			w.Held = true
 		}
-		if h.LeasedAt.After(w.Since) {
-			w.Since = h.LeasedAt
+		leased := db.Known(h.LeasedAt, tx.Now)
+		if leased.After(w.Since) {
+			w.Since = leased
 		}
 		if len(manifests) > 0 {
 			continue
 		}
-		if until := h.LeasedAt.Add(opt.Grace); until.After(tx.Now) {
+		if until := leased.Add(opt.Grace); until.After(tx.Now) {
 			w.Holds = append(w.Holds, Hold{Kind: "lease", Repository: h.Repository, Until: until})
 		} else if h.InSession {
 			w.Holds = append(w.Holds, Hold{Kind: "upload", Repository: h.Repository})
@@ -151,7 +152,7 @@ func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt CollectOptions, w *Wh
 	}
 	deletions, err := tx.DeletionsOfBlob(b.ID, maxHolds)
 	for _, m := range deletions {
-		until := m.DeletedAt.Add(max(opt.UndoWindow, 0))
+		until := db.Known(m.DeletedAt, tx.Now).Add(max(opt.UndoWindow, 0))
 		w.Holds = append(w.Holds, Hold{Kind: "undo", Repository: m.Repository, Digest: m.Digest, Until: until})
 		if until.After(w.CollectedAfter) {
 			w.CollectedAfter = until
