@@ -13,9 +13,9 @@ import (
 // one layer do not know each other. A new package gets its place here.
 var layers = [][]string{
 	{"registry/db", "registry/blobs"},
-	{"registry/server/registry"},
+	{"registry/server/registry", "registry/server/remote"},
 	{"registry/server/auth", "registry/server/mirror", "registry/server/bundle", "registry/server/takeover",
-		"registry/server/certs", "registry/server/remote", "registry/server/clientfile"},
+		"registry/server/certs", "registry/server/clientfile"},
 	{"registry/server/admin", "registry/server/doctor", "registry/server/syncer"},
 	{"registry/server"},
 	{"registry/server/command"},

@@ -19,8 +19,11 @@ var errPrivate = errors.New("the address is private, and was not configured")
 var private = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("168.63.129.16/32"), // Azure's own services, reached from every machine there
+	netip.MustParsePrefix("fec0::/10"),        // site-local addresses, as they were before fc00::/7
 	// Addresses that have one of IPv4 in them, where a gateway takes it out again.
 	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
+	netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("::ffff:0:0:0/96"),
 }
 
 func isPrivate(a netip.Addr) bool {

@@ -66,6 +66,8 @@ func TestIsPrivate(t *testing.T) {
 		"169.254.169.254": true, "100.64.0.1": true, "100.100.100.200": true, "100.128.0.1": false, "0.0.0.0": true, "0.1.2.3": true,
 		"224.0.0.1": true, "239.1.1.1": true, "255.255.255.255": true, "240.0.0.1": true, "198.18.0.1": true, "192.0.0.170": true,
 		"::1": true, "::": true, "fe80::1": true, "fe80::1%eth0": true, "fc00::1": true, "fd12::1": true, "ff02::1": true,
+		"168.63.129.16": true, "::ffff:168.63.129.16": true, "168.63.129.17": false, "fec0::1": true, "feff::1": true,
+		"::ffff:0:127.0.0.1": true, "::ffff:0:a00:1": true, "2001::7f00:1": true, "2001:4860::8888": false, "::ffff:a9fe:a9fe": true,
 		"::ffff:127.0.0.1": true, "::ffff:10.0.0.1": true, "::127.0.0.1": true, "64:ff9b::7f00:1": true, "2002:7f00:1::": true,
 	} {
 		if got := isPrivate(netip.MustParseAddr(text)); got != want {
