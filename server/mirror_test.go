@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -120,7 +121,8 @@ func newMirror(t *testing.T, o *origin, options string, change ...func(*mirror.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	mc := mirror.Config{Registry: m.registry, Upstreams: upstreams, Now: m.now, Stall: 300 * time.Millisecond, Budget: 2 * time.Second, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))}
+	mc := mirror.Config{Registry: m.registry, Upstreams: upstreams, Now: m.now, Stall: 300 * time.Millisecond, Budget: 2 * time.Second,
+		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))}
 	sc := server.Config{Registry: m.registry}
 	for _, c := range change {
 		c(&mc, &sc)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -12,8 +13,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// tries is how often a fill goes on where a connection broke, if it has brought anything since the last time.
-const tries = 5
+// Resuming after broken connections.
+const (
+	// tries is how often in a row a fetch goes on although the last time brought nothing.
+	tries = 5
+	// enough is how many bytes a connection brings before it breaks for the next to be opened without a pause.
+	enough = 1 << 20
+)
 
 // fills are the blobs that are being fetched.
 type fills struct {
@@ -113,7 +119,7 @@ func (m *Mirror) fill(up *upstream, repo registry.RepoName, d digest.Digest) (*f
 	go func() {
 		defer m.working.Done()
 		began := time.Now()
-		source := &source{ctx: m.ctx, up: up, digest: d}
+		source := &source{ctx: m.ctx, up: up, digest: d, sleep: m.cfg.Sleep}
 		defer source.close()
 		_, source.repo = m.of(repo)
 		f.filling, f.err = m.start(source, repo, d)
@@ -170,14 +176,15 @@ func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) 
 	if err != nil {
 		return nil, err
 	}
-	size, err := source.open(0)
+	if !known {
+		want = -1
+	}
+	size, err := source.open(0, want)
 	switch {
 	case err != nil:
 		return nil, err
 	case size < 0 && !known:
 		return nil, fmt.Errorf("%w: neither a manifest nor the upstream says how long the blob is", ErrWrong)
-	case size >= 0 && known && size != want:
-		return nil, fmt.Errorf("%w: %d bytes, and the manifest says %d", ErrWrong, size, want)
 	case known:
 		size = want
 	}
@@ -190,15 +197,16 @@ type source struct {
 	up     *upstream
 	repo   string
 	digest digest.Digest
+	sleep  func(context.Context, time.Duration) error
 	body   interface {
 		Read([]byte) (int, error)
 		Close() error
 	}
 }
 
-func (s *source) open(from int64) (size int64, err error) {
+func (s *source) open(from, want int64) (size int64, err error) {
 	s.close()
-	s.body, size, err = s.up.remote.Blob(s.ctx, s.repo, s.digest, from)
+	s.body, size, err = s.up.remote.Blob(s.ctx, s.repo, s.digest, from, want)
 	if err != nil {
 		s.body = nil
 	}
@@ -212,26 +220,61 @@ func (s *source) close() {
 	}
 }
 
-// pour reads all of it into a filling. A body that ends too early is one that broke off.
+// pour reads all of it into a filling. It goes on where a connection broke, however often that happens, as long as now and
+// then one brings something.
 func (s *source) pour(f *registry.Filling) error {
-	for try := 1; ; try++ {
-		before := f.Staged()
-		err := f.Take(s.ctx, s.body)
-		staged := f.Staged()
-		switch {
-		case err == nil && staged == f.Size:
-			return nil
-		case err == nil:
-			err = errors.New("the body ended")
-		case !registry.BlobUploadInvalid.Is(err):
-			return err // not the connection's fault
+	return Resume(s.ctx, s.sleep, f.Staged, func() (done bool, err error) {
+		if s.body == nil {
+			if _, err := s.open(f.Staged(), f.Size); err != nil {
+				return false, err
+			}
 		}
-		err = fmt.Errorf("after %d of %d bytes: %v", staged, f.Size, err)
-		if try == tries || staged == before || s.ctx.Err() != nil {
+		defer s.close()
+		err = f.Take(s.ctx, s.body)
+		return f.Staged() == f.Size, err
+	})
+}
+
+// Resume calls try until it is done, fails in a way that another try does not mend, or has failed several times in a row
+// without bringing anything, which is what staged counts. A body that ends too early is one that broke off.
+func Resume(ctx context.Context, sleep func(context.Context, time.Duration) error, staged func() int64, try func() (done bool, err error)) error {
+	for idle := 0; ; {
+		before := staged()
+		done, err := try()
+		if err == nil && done {
+			return nil
+		}
+		if err != nil && !mayPass(err) || ctx.Err() != nil {
 			return err
 		}
-		if _, opening := s.open(staged); opening != nil {
-			return errors.Join(err, opening)
+		if err == nil {
+			err = errors.New("the body ended")
+		}
+		brought := staged() - before
+		if brought > 0 {
+			idle = 0
+		} else if idle++; idle == tries {
+			return fmt.Errorf("after %d bytes: %w", before, err)
+		}
+		if brought < enough {
+			if err := sleep(ctx, time.Second<<max(idle-1, 0)); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// mayPass says whether the same request may succeed later: the connection broke, or no registry answered.
+func mayPass(err error) bool {
+	var status statusError
+	var known *registry.Error
+	switch {
+	case errors.As(err, &status):
+		return status.code >= 500 && status.code != http.StatusNotImplemented
+	case errors.As(err, &known):
+		return registry.BlobUploadInvalid.Is(err) // the body broke off
+	case errors.Is(err, ErrWrong), errors.Is(err, ErrUnknown), errors.Is(err, ErrCredentials), errors.As(err, new(Busy)), errors.Is(err, errPrivate):
+		return false
+	}
+	return true
 }

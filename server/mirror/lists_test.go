@@ -28,15 +28,38 @@ func remoteOf(t *testing.T, h http.HandlerFunc) *Remote {
 	return r
 }
 
+// TestWholeLists sees that the next page is the one that Link says: the cursor is no name, and may be called as the
+// registry likes.
 func TestWholeLists(t *testing.T) {
+	for _, cursor := range []string{"last=tok%2B", "next_page=tok%2B"} {
+		wholeLists(t, cursor)
+	}
+	all := remoteOf(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"tags":["a","b","c"]}`) })
+	if tags, err := all.AllTags(t.Context(), "x"); err != nil || fmt.Sprint(tags) != "[a b c]" {
+		t.Errorf("whatever is asked: %q, %v", tags, err)
+	}
+}
+
+func wholeLists(t *testing.T, cursor string) {
+	pages := map[string]string{"n=1000": `"a","b"`, cursor + "2": `"c","-"`, cursor + "3": "", cursor + "4": `"d"`}
+	next := map[string]string{"n=1000": cursor + "2", cursor + "2": cursor + "3", cursor + "3": cursor + "4"}
 	r := remoteOf(t, func(w http.ResponseWriter, r *http.Request) {
-		last := r.URL.Query().Get("last")
-		if last != "-" {
-			w.Header().Set("Link", `</v2/x?n=1>; rel="next"`)
+		names, ok := pages[r.URL.RawQuery]
+		if !ok {
+			http.Error(w, r.URL.RawQuery, http.StatusMethodNotAllowed)
+			return
+		}
+		if next := next[r.URL.RawQuery]; next != "" {
+			w.Header().Set("Link", `</elsewhere?`+next+`>; rel="next"`)
 		}
 		w.Header().Set("RateLimit-Remaining", "76;w=21600")
-		names := map[string]string{"": `"a","b"`, "b": `"c","-"`, "-": `"d"`}[last]
-		fmt.Fprintf(w, `{"tags":[%s],"repositories":[%s]}`, names, names)
+		fmt.Fprintf(w, `{"tags":[%s]}`, names)
+	})
+	repos := remoteOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if next := next[r.URL.RawQuery]; next != "" {
+			w.Header().Set("Link", `</v2/_catalog?`+next+`>; rel="next"`)
+		}
+		fmt.Fprintf(w, `{"repositories":[%s]}`, pages[r.URL.RawQuery])
 	})
 	if _, known := r.Remaining(); known {
 		t.Error("nobody has said what is left")
@@ -45,9 +68,8 @@ func TestWholeLists(t *testing.T) {
 	if err != nil || fmt.Sprint(tags) != "[a b c d]" {
 		t.Errorf("%q, %v", tags, err)
 	}
-	repos, err := r.AllRepositories(t.Context())
-	if err != nil || fmt.Sprint(repos) != "[a b c d]" {
-		t.Errorf("%q, %v", repos, err)
+	if names, err := repos.AllRepositories(t.Context()); err != nil || fmt.Sprint(names) != "[a b c d]" {
+		t.Errorf("%q, %v", names, err)
 	}
 	if left, known := r.Remaining(); left != 76 || !known {
 		t.Error(left, known)
@@ -57,7 +79,7 @@ func TestWholeLists(t *testing.T) {
 func TestListsThatDoNotEnd(t *testing.T) {
 	r := remoteOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", `</v2/x?n=1>; rel="next"`)
-		io.WriteString(w, `{"tags":["a","b"]}`)
+		io.WriteString(w, `{"tags":["a","b"],"manifests":[{}]}`)
 	})
 	if tags, err := r.AllTags(t.Context(), "x"); !errors.Is(err, errEndless) || tags != nil {
 		t.Errorf("%q, %v", tags, err)

@@ -34,13 +34,14 @@ import (
 type Config struct {
 	Registry  *registry.Registry
 	Upstreams []Upstream
-	Log       *slog.Logger     // nil: discarded
-	TagTTL    time.Duration    // for so long a tag is believed to be as it was; 5 min, negative: not at all
-	Budget    time.Duration    // who could have what is here already waits so long for an upstream; 2 s
-	Stall     time.Duration    // an upstream that sends no byte for so long is given up; 1 min
-	Offline   bool             // ask no upstream
-	CacheMax  int64            // bytes that copies may take; 0: no limit
-	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger                               // nil: discarded
+	TagTTL    time.Duration                              // for so long a tag is believed to be as it was; 5 min, negative: not at all
+	Budget    time.Duration                              // who could have what is here already waits so long for an upstream; 2 s
+	Stall     time.Duration                              // an upstream that sends no byte for so long is given up; 1 min
+	Offline   bool                                       // ask no upstream
+	CacheMax  int64                                      // bytes that copies may take; 0: no limit
+	Now       func() time.Time                           // nil: time.Now
+	Sleep     func(context.Context, time.Duration) error // nil: Sleep
 }
 
 const (
@@ -71,6 +72,7 @@ type Mirror struct {
 	working   sync.WaitGroup
 	flights   singleflight.Group
 	fills     fills
+	lists     lists
 	unknown   memory
 	pulled    memory
 	evict     chan struct{}
@@ -93,6 +95,9 @@ func New(cfg Config) *Mirror {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Sleep == nil {
+		cfg.Sleep = Sleep
+	}
 	m := &Mirror{cfg: cfg, registry: cfg.Registry, log: cfg.Log, upstreams: map[string]*upstream{}, spaces: map[string]string{},
 		fills: fills{running: map[string]*fill{}}, evict: make(chan struct{}, 1)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
@@ -106,6 +111,18 @@ func New(cfg Config) *Mirror {
 		m.wantEviction()
 	}
 	return m
+}
+
+// Sleep waits, but not longer than ctx lasts.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Close ends what is being fetched, and waits for it.
@@ -276,8 +293,9 @@ func (m *Mirror) fetch(up *upstream, repo registry.RepoName, ref registry.Refere
 
 func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.RepoName, ref registry.Reference) error {
 	_, name := m.of(repo)
+	var got *Manifest
 	if have, err := m.registry.StatManifest(ctx, repo, ref); err == nil && ref.Tag != "" {
-		now, err := up.remote.Head(ctx, name, ref.Tag)
+		now, found, err := up.remote.Resolve(ctx, name, ref.Tag)
 		if err != nil {
 			return err
 		}
@@ -285,14 +303,18 @@ func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.
 			up.count(&up.figures.Confirmed)
 			return m.registry.ConfirmTag(ctx, repo, ref.Tag, now)
 		}
+		got = found
 	}
-	got, err := up.remote.Manifest(ctx, name, ref)
-	if err != nil {
-		return err
+	if got == nil {
+		found, err := up.remote.Manifest(ctx, name, ref)
+		if err != nil {
+			return err
+		}
+		got = &found
 	}
 	up.count(&up.figures.Manifests)
 	ref.Digest = got.Digest
-	_, err = m.registry.KeepCopy(ctx, repo, registry.Copy{Ref: ref, MediaType: got.MediaType, Content: got.Content, Public: up.Public})
+	_, err := m.registry.KeepCopy(ctx, repo, registry.Copy{Ref: ref, MediaType: got.MediaType, Content: got.Content, Public: up.Public})
 	if registry.ManifestInvalid.Is(err) || registry.DigestInvalid.Is(err) {
 		err = fmt.Errorf("%w: %w", ErrWrong, err)
 	}

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"registry/server/registry"
+	"registry/server/remote"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -68,7 +68,7 @@ func NewRemote(up Upstream, stall time.Duration, note func(result string)) *Remo
 	// No proxy of the environment: the address that is dialed would be the proxy's, and nobody would look at the real one.
 	transport := &http.Transport{DialContext: r.dial, ForceAttemptHTTP2: true, DisableCompression: true, TLSHandshakeTimeout: dialTimeout,
 		ResponseHeaderTimeout: stall, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16, MaxResponseHeaderBytes: 64 << 10}
-	r.http = &http.Client{Transport: guard{r, transport}, CheckRedirect: follow}
+	r.http = &http.Client{Transport: remote.Challenged{Next: guard{r, transport}, Basic: r.hasPassword, Realm: r.isRealm}, CheckRedirect: follow}
 	r.forget()
 	return r
 }
@@ -87,6 +87,12 @@ func (r *Remote) credential(_ context.Context, host string) (auth.Credential, er
 	}
 	return auth.Credential{Username: r.up.User, Password: r.up.Secret}, nil
 }
+
+func (r *Remote) hasPassword(req *http.Request) bool {
+	return r.up.User != "" && req.URL.Host == r.up.URL.Host
+}
+
+func (r *Remote) isRealm(u *url.URL) bool { return r.isOwn(u.Scheme, u.Host) }
 
 // do asks the registry something about a repository. The answer has one of the statuses; else there is an error.
 func (r *Remote) do(ctx context.Context, method, repo, path string, header http.Header, statuses ...int) (*http.Response, error) {
@@ -142,11 +148,19 @@ func (r *Remote) refused(err error) error {
 	return fmt.Errorf("%w: %w", ErrCredentials, err)
 }
 
+// statusError is a status that was not the wanted one.
+type statusError struct {
+	code int
+	text string
+}
+
+func (e statusError) Error() string { return "status " + e.text }
+
 // unexpected is the error for a status. Many registries answer a question about a repository that is not there with 401 or
 // 403; only to a password it means that the password is wrong.
 func (r *Remote) unexpected(resp *http.Response) error {
 	scheme, _, _ := strings.Cut(resp.Header.Get("Www-Authenticate"), " ")
-	switch err := fmt.Errorf("status %s", resp.Status); {
+	switch err := (statusError{resp.StatusCode, resp.Status}); {
 	case resp.StatusCode == http.StatusUnauthorized && r.up.User != "" && strings.EqualFold(scheme, "basic"):
 		return fmt.Errorf("%w: %w", ErrCredentials, err)
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden, resp.StatusCode == http.StatusGone:
@@ -190,8 +204,7 @@ func (r *Remote) Manifest(ctx context.Context, repo string, ref registry.Referen
 	if err != nil {
 		return Manifest{}, err
 	}
-	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	m := Manifest{Digest: ref.Digest, MediaType: strings.TrimSpace(mediaType), Content: content}
+	m := Manifest{Digest: ref.Digest, MediaType: typeOf(resp.Header.Get("Content-Type"), content), Content: content}
 	if m.Digest == "" {
 		m.Digest = digest.FromBytes(content)
 		if said, err := registry.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil {
@@ -202,6 +215,18 @@ func (r *Remote) Manifest(ctx context.Context, repo string, ref registry.Referen
 		return Manifest{}, fmt.Errorf("%w: the manifest is not %s", ErrWrong, m.Digest)
 	}
 	return m, nil
+}
+
+// typeOf returns what a manifest is: its Content-Type, or what it says itself where that is one of those which file servers
+// give to anything.
+func typeOf(contentType string, content []byte) string {
+	mediaType, _, _ := strings.Cut(contentType, ";")
+	mediaType = strings.TrimSpace(mediaType)
+	switch strings.ToLower(mediaType) {
+	case "", "application/json", "application/octet-stream", "binary/octet-stream", "text/plain":
+		return registry.MediaTypeOf(content)
+	}
+	return mediaType
 }
 
 // readAll reads a small body.
@@ -215,33 +240,67 @@ func (r *Remote) readAll(resp *http.Response, limit int64) ([]byte, error) {
 	return content, err
 }
 
-// Head asks what a tag points at; "" if the registry does not say.
-func (r *Remote) Head(ctx context.Context, repo string, tag registry.Tag) (digest.Digest, error) {
-	resp, err := r.do(ctx, http.MethodHead, repo, "manifests/"+string(tag), accepted, http.StatusOK)
-	if err != nil {
-		return "", err
+// Resolve returns the digest that a tag points at by now: what HEAD says, or, where HEAD is refused or says nothing, that of
+// what GET brings, which is returned as well.
+func (r *Remote) Resolve(ctx context.Context, repo string, tag registry.Tag) (d digest.Digest, got *Manifest, err error) {
+	resp, err := r.head(ctx, repo, "manifests/"+string(tag))
+	if err == nil {
+		if d, err := registry.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil && !remote.IsPage(resp.Header) {
+			return d, nil, nil
+		}
+	} else if !mayLackHead(err) {
+		return "", nil, err
 	}
-	resp.Body.Close()
-	d, err := registry.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	m, err := r.Manifest(ctx, repo, registry.Reference{Tag: tag})
 	if err != nil {
-		return "", nil
+		return "", nil, err
 	}
-	return d, nil
+	return m.Digest, &m, nil
+}
+
+// Probe asks about a tag without a GET, so that it costs no pull.
+func (r *Remote) Probe(ctx context.Context, repo string, tag registry.Tag) error {
+	_, err := r.head(ctx, repo, "manifests/"+string(tag))
+	return err
+}
+
+func (r *Remote) head(ctx context.Context, repo, path string) (*http.Response, error) {
+	resp, err := r.do(ctx, http.MethodHead, repo, path, accepted, http.StatusOK)
+	if err == nil {
+		resp.Body.Close()
+	}
+	return resp, err
 }
 
 // BlobSize returns how many bytes a blob has, -1 if the registry does not say.
 func (r *Remote) BlobSize(ctx context.Context, repo string, d digest.Digest) (int64, error) {
-	resp, err := r.do(ctx, http.MethodHead, repo, "blobs/"+d.String(), nil, http.StatusOK)
-	if err != nil {
+	resp, err := r.head(ctx, repo, "blobs/"+d.String())
+	switch {
+	case err == nil && remote.IsPage(resp.Header):
+		return 0, errPage
+	case err == nil:
+		return resp.ContentLength, nil
+	case !mayLackHead(err):
 		return 0, err
 	}
-	resp.Body.Close()
-	return resp.ContentLength, nil
+	body, size, err := r.Blob(ctx, repo, d, 0, -1)
+	if err == nil {
+		err = body.Close()
+	}
+	return size, err
 }
 
-// Blob opens a blob to read from an offset on. size is that of the whole, -1 if the registry does not say. Nobody has seen
-// yet that the bytes are right. The caller closes the body.
-func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from int64) (body io.ReadCloser, size int64, err error) {
+// mayLackHead says whether a failure may be that of HEAD alone.
+func mayLackHead(err error) bool {
+	var status statusError
+	return errors.As(err, &status) && remote.NoHead(status.code)
+}
+
+var errPage = fmt.Errorf("%w: a web page", ErrWrong)
+
+// Blob opens a blob to read from an offset on. size is that of the whole, -1 if the registry does not say; want is what it
+// has to be, -1 if that is not known. Nothing has shown yet that the bytes are right. The caller closes the body.
+func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from, want int64) (body io.ReadCloser, size int64, err error) {
 	header := http.Header{}
 	if from > 0 {
 		header.Set("Range", "bytes="+strconv.FormatInt(from, 10)+"-")
@@ -251,10 +310,17 @@ func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from in
 		return nil, 0, err
 	}
 	body, size = r.patient(resp.Body), resp.ContentLength
-	if resp.StatusCode == http.StatusOK {
-		_, err = io.CopyN(io.Discard, body, from)
-	} else {
+	switch {
+	case resp.StatusCode == http.StatusPartialContent:
 		size, err = readContentRange(resp.Header.Get("Content-Range"), from)
+	case remote.IsPage(resp.Header) && (size < 0 || size != want):
+		err = errPage
+	}
+	if err == nil && size >= 0 && want >= 0 && size != want {
+		err = fmt.Errorf("%w: %d bytes, and the manifest says %d", ErrWrong, size, want)
+	}
+	if err == nil && resp.StatusCode == http.StatusOK {
+		_, err = io.CopyN(io.Discard, body, from)
 	}
 	if err != nil {
 		body.Close()
@@ -269,34 +335,6 @@ func readContentRange(text string, from int64) (size int64, err error) {
 		return 0, fmt.Errorf("%w: another range than was asked for", ErrWrong)
 	}
 	return size, nil
-}
-
-// Tags asks for a page of tags. more is set if the registry says that there are more.
-func (r *Remote) Tags(ctx context.Context, repo string, last string, limit int) (tags []string, more bool, err error) {
-	q := url.Values{"n": {strconv.Itoa(limit)}}
-	if last != "" {
-		q.Set("last", last)
-	}
-	var list struct{ Tags []string }
-	link, err := r.list(ctx, repo, "tags/list?"+q.Encode(), &list)
-	return list.Tags, strings.Contains(link, "next"), err
-}
-
-func (r *Remote) list(ctx context.Context, repo, path string, into any) (link string, err error) {
-	resp, err := r.do(ctx, http.MethodGet, repo, path, nil, http.StatusOK)
-	if err != nil {
-		return "", err
-	}
-	return r.readList(resp, into)
-}
-
-func (r *Remote) readList(resp *http.Response, into any) (link string, err error) {
-	defer resp.Body.Close()
-	content, err := r.readAll(resp, maxList)
-	if err == nil {
-		err = json.Unmarshal(content, into)
-	}
-	return resp.Header.Get("Link"), err
 }
 
 // patient ends a body that brings no byte for the time stall.

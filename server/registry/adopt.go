@@ -165,18 +165,22 @@ func ReadDocument(d digest.Digest, content []byte) (*Document, error) {
 	if d.Algorithm().FromBytes(content) != d {
 		return nil, DigestInvalid.With("the manifest does not have this digest")
 	}
-	doc, err := parseManifest(typeByShape(content), content)
+	doc, err := parseManifest(MediaTypeOf(content), content)
 	if err != nil {
 		return nil, err
 	}
 	return &Document{Contents: doc.contents(), Digest: d, Content: content, doc: doc}, nil
 }
 
-// typeByShape is "" for a manifest that has a media type of its own, or that cannot be read.
-func typeByShape(content []byte) string {
+// MediaTypeOf returns the media type that a manifest has of its own, or that its members show; "" if it cannot be read.
+func MediaTypeOf(content []byte) string {
 	m, err := members(content, "mediaType", "manifests")
-	if own, textErr := m.text("mediaType"); err != nil || textErr != nil || own != "" {
+	if err != nil {
 		return ""
+	}
+	own, err := m.text("mediaType")
+	if err != nil || own != "" {
+		return own
 	}
 	if _, ok := m["manifests"]; ok {
 		return v1.MediaTypeImageIndex

@@ -1,7 +1,6 @@
 package syncer
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +19,6 @@ import (
 const (
 	maxDepth     = 8      // of indexes in indexes
 	maxManifests = 10_000 // of an image with everything that refers to it
-	tries        = 5      // how often a blob goes on where its connection broke, if it has brought anything since
 )
 
 // copier copies one image.
@@ -91,17 +89,10 @@ func (c *copier) digestOf(ctx context.Context, ref registry.Reference) (d digest
 	if ref.Digest != "" {
 		return ref.Digest, nil
 	}
-	if d, err = c.head(ctx, ref.Tag); err != nil || d != "" {
-		return d, err
-	}
-	// It is one that does not say.
-	var m mirror.Manifest
-	err = c.src.try(ctx, func() (err error) { m, err = c.src.remote.Manifest(ctx, string(c.task.from), ref); return err })
-	return m.Digest, err
-}
-
-func (c *copier) head(ctx context.Context, tag registry.Tag) (d digest.Digest, err error) {
-	err = c.src.try(ctx, func() (err error) { d, err = c.src.remote.Head(ctx, string(c.task.from), tag); return err })
+	err = c.src.try(ctx, func() (err error) {
+		d, _, err = c.src.remote.Resolve(ctx, string(c.task.from), ref.Tag)
+		return err
+	})
 	return d, err
 }
 
@@ -233,10 +224,11 @@ func (c *copier) look(ctx context.Context) error {
 	if tag == "" {
 		tag = "latest"
 	}
-	if _, err := c.head(ctx, tag); !errors.Is(err, mirror.ErrUnknown) {
-		return err
+	err := c.src.try(ctx, func() error { return c.src.remote.Probe(ctx, string(c.task.from), tag) })
+	if errors.Is(err, mirror.ErrUnknown) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // blob sees to it that the target has a blob: it has it, another repository here has it, or the source.
@@ -314,23 +306,17 @@ func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
 }
 
 func (c *copier) pour(ctx context.Context, f *registry.Filling) error {
-	for try := 1; ; try++ {
-		before := f.Staged()
-		err := c.take(ctx, f)
-		switch staged := f.Staged(); {
-		case err == nil && staged == f.Size:
-			return nil
-		case err != nil && !registry.BlobUploadInvalid.Is(err), try == tries, staged == before, ctx.Err() != nil:
-			return fmt.Errorf("after %d of %d bytes: %w", staged, f.Size, cmp.Or(err, io.ErrUnexpectedEOF))
-		}
-	}
+	return mirror.Resume(ctx, c.cfg.Sleep, f.Staged, func() (done bool, err error) {
+		err = c.take(ctx, f)
+		return f.Staged() == f.Size, err
+	})
 }
 
 // take adds what one answer has.
 func (c *copier) take(ctx context.Context, f *registry.Filling) error {
 	var body io.ReadCloser
 	err := c.src.try(ctx, func() (err error) {
-		body, _, err = c.src.remote.Blob(ctx, string(c.task.from), f.Digest, f.Staged())
+		body, _, err = c.src.remote.Blob(ctx, string(c.task.from), f.Digest, f.Staged(), f.Size)
 		return err
 	})
 	if err != nil {

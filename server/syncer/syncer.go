@@ -73,20 +73,9 @@ func New(cfg Config) *Syncer {
 		cfg.Now = time.Now
 	}
 	if cfg.Sleep == nil {
-		cfg.Sleep = sleep
+		cfg.Sleep = mirror.Sleep
 	}
 	return &Syncer{cfg: cfg, sources: map[string]*source{}, targets: map[registry.RepoName]string{}}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Close ends idle connections.
