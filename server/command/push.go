@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"registry/server/remote"
@@ -60,7 +61,21 @@ func (p *Program) pushOptions(s *settings, chunk int64) remote.PushOptions {
 	progress := p.progress()
 	return remote.PushOptions{Chunk: chunk, Parallel: s.Int("parallel"),
 		Progress: func(r remote.PushReport) { progress.show("%s of %s sent", humanSize(r.Sent), humanSize(r.Bytes)) },
-		Retry:    func(err error) { fmt.Fprintln(p.Stderr, "registry: trying again:", err) }}
+		Retry:    p.retries()}
+}
+
+// retries says why something is tried again, once for all blobs that meet the same fault.
+func (p *Program) retries() func(error) {
+	var mu sync.Mutex
+	last := ""
+	return func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if text := remote.Cause(err).Error(); text != last {
+			last = text
+			fmt.Fprintln(p.Stderr, "registry: trying again:", text)
+		}
+	}
 }
 
 // content is what is pushed.

@@ -114,10 +114,11 @@ type Config struct {
 
 // Client talks to one registry. It is safe for concurrent use.
 type Client struct {
-	base    *url.URL
-	auth    *auth.Client
-	backoff func(int) time.Duration
-	passes  atomic.Int64 // the largest chunk that may pass, as far as was found out; 0: not known
+	base     *url.URL
+	auth     *auth.Client
+	backoff  func(int) time.Duration
+	answered atomic.Bool  // it has, once
+	passes   atomic.Int64 // the largest chunk that may pass, as far as was found out; 0: not known
 }
 
 // New returns a client of the registry at base. It opens no connection.
@@ -133,9 +134,21 @@ func New(base *url.URL, cfg Config) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: cfg.CA, MinVersion: tls.VersionTLS12}
 	transport.ResponseHeaderTimeout = 5 * time.Minute
-	c.auth = &auth.Client{Client: &http.Client{Transport: transport}, Cache: auth.NewCache(), Credential: credential, ClientID: "registry"}
+	login := Challenged{Next: transport, Basic: c.hasPassword(credential), Realm: func(*url.URL) bool { return true }}
+	c.auth = &auth.Client{Client: &http.Client{Transport: login}, Cache: auth.NewCache(), Credential: credential, ClientID: "registry"}
 	c.auth.SetUserAgent(cfg.UserAgent)
 	return c, nil
+}
+
+// hasPassword says of a request whether there is a password for its host.
+func (c *Client) hasPassword(credential auth.CredentialFunc) func(*http.Request) bool {
+	return func(req *http.Request) bool {
+		if credential == nil || req.URL.Host != c.base.Host {
+			return false
+		}
+		found, err := credential(req.Context(), req.URL.Host)
+		return err == nil && found.Username != ""
+	}
 }
 
 // credentialOf finds what the registry, and no other host, is told who asks. Credential helpers are not run: what they
@@ -186,7 +199,12 @@ func (c *Client) Do(req *http.Request, repo, actions string) (*http.Response, er
 	if c.base.Scheme == "https" && req.URL.Scheme == "http" {
 		return nil, fmt.Errorf("the registry at https://%s says to go on at %s without TLS: the proxy in front of it has to send X-Forwarded-Proto", c.base.Host, req.URL.Redacted())
 	}
-	return c.auth.Do(req.WithContext(ctx))
+	answer, err := c.auth.Do(req.WithContext(ctx))
+	if err != nil {
+		return nil, c.unreachable(req, err)
+	}
+	c.answered.Store(true)
+	return answer, nil
 }
 
 // StatusError is an answer that was not the wanted one.
@@ -281,24 +299,38 @@ var accepted = http.Header{"Accept": {strings.Join([]string{v1.MediaTypeImageInd
 func (c *Client) Digest(ctx context.Context, repo, tag string) (digest.Digest, error) {
 	address := c.URL(repo, "/manifests/"+tag)
 	answer, err := c.send(ctx, http.MethodHead, address, nil, 0, accepted, repo, Pull, http.StatusOK)
-	if statusOf(err) == http.StatusNotFound {
+	if err != nil && !NoHead(statusOf(err)) {
+		return "", err
+	}
+	if err == nil && !IsPage(answer.Header) {
+		if d, err := digest.Parse(answer.Header.Get("Docker-Content-Digest")); err == nil {
+			return d, nil
+		}
+	}
+	answer, content, err := c.ask(ctx, http.MethodGet, address, nil, 0, accepted, repo, Pull, http.StatusOK)
+	switch {
+	case statusOf(err) == http.StatusNotFound:
 		return "", nil
+	case err == nil && IsPage(answer.Header):
+		err = errPage(answer)
 	}
 	if err != nil {
 		return "", err
 	}
-	if d, err := digest.Parse(answer.Header.Get("Docker-Content-Digest")); err == nil {
-		return d, nil
-	}
-	_, content, err := c.ask(ctx, http.MethodGet, address, nil, 0, accepted, repo, Pull, http.StatusOK)
-	return digest.FromBytes(content), err
+	return digest.FromBytes(content), nil
+}
+
+// errPage is the error for a page for people where a registry was asked.
+func errPage(answer *http.Response) error {
+	return fmt.Errorf("%s %s: a web page answers, not a registry", answer.Request.Method, answer.Request.URL.Redacted())
 }
 
 // Tags returns the tags of a repository, none if there is no such repository.
 func (c *Client) Tags(ctx context.Context, repo string) (tags []string, err error) {
 	const pages = 10_000
-	address := c.URL(repo, "/tags/list?n=1000")
+	query := "n=1000"
 	for range pages {
+		address := c.URL(repo, "/tags/list?"+query)
 		answer, content, err := c.ask(ctx, http.MethodGet, address, nil, 0, nil, repo, Pull, http.StatusOK)
 		if statusOf(err) == http.StatusNotFound {
 			return tags, nil
@@ -311,27 +343,18 @@ func (c *Client) Tags(ctx context.Context, repo string) (tags []string, err erro
 			return nil, fmt.Errorf("GET %s: %w", address, err)
 		}
 		tags = append(tags, page.Tags...)
-		next := nextPage(answer)
-		if next == "" {
+		next, err := NextPage(answer.Header)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("GET %s: %w", address, err)
+		case next == "", next == query && len(page.Tags) == 0:
 			return tags, nil
+		case next == query:
+			return nil, fmt.Errorf("GET %s: the list does not end", address)
 		}
-		address = next
+		query = next
 	}
-	return nil, fmt.Errorf("GET %s: the list does not end", address)
-}
-
-// nextPage is the address in a Link header (RFC 8288), "" if there is none.
-func nextPage(answer *http.Response) string {
-	target, parameters, _ := strings.Cut(answer.Header.Get("Link"), ";")
-	target = strings.TrimSpace(target)
-	if !strings.Contains(parameters, "next") || len(target) < 2 {
-		return ""
-	}
-	next, err := answer.Request.URL.Parse(strings.Trim(target, "<>"))
-	if err != nil {
-		return ""
-	}
-	return next.String()
+	return nil, fmt.Errorf("%s: the list of tags does not end", repo)
 }
 
 // isNoHost says whether a connection failed because nothing has this name.

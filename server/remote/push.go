@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -120,6 +121,9 @@ func (p *pushing) blobs(ctx context.Context) error {
 	for _, l := range p.layers {
 		group.Go(func() error {
 			if err := p.blob(ctx, l); err != nil {
+				if errors.As(err, new(*Unreachable)) {
+					return err // which has nothing to do with this blob
+				}
 				return fmt.Errorf("%s: %w", l.Digest, err)
 			}
 			return nil

@@ -450,3 +450,128 @@ func TestParseTarget(t *testing.T) {
 		}
 	}
 }
+
+// What cannot get better is not tried again: one line says what to do about it.
+func TestPushFailsAtOnce(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.NotFoundHandler())
+	defer secure.Close()
+	dir, _ := layout(t)
+	for name, c := range map[string]struct{ url, advice string }{
+		"refused":     {closed.URL, "see that the registry runs"},
+		"no TLS":      {strings.Replace(plain.URL, "http:", "https:", 1), "name it as http://"},
+		"certificate": {secure.URL, "--ca FILE"},
+		"no host":     {"https://registry.invalid", "see whether the name is right"},
+	} {
+		base, _ := url.Parse(c.url)
+		client, err := remote.New(base, remote.Config{Backoff: func(int) time.Duration { t.Errorf("%s: tried again", name); return 0 }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := remote.OpenLayout(dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Push(t.Context(), content, "a/b", "v1", remote.PushOptions{})
+		if err == nil || !strings.Contains(err.Error(), c.advice) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "sha256") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := content.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A registry that is started again in the middle of a push refuses connections for a moment.
+func TestPushOutlastsRestart(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	ts := httptest.NewServer(http.NotFoundHandler())
+	base, _ := url.Parse(ts.URL)
+	tries := 0
+	c, err := remote.New(base, remote.Config{Backoff: func(int) time.Duration { tries++; return 0 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Tags(t.Context(), "a/b"); err != nil {
+		t.Fatal(err)
+	}
+	ts.Close()
+	_, err = c.PushBlob(t.Context(), remote.Upload{Repo: "a/b", Digest: digest.FromString("x"), Size: 1, Body: strings.NewReader("x")})
+	if err == nil || tries < 2 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+}
+
+// TestOtherRegistries sees that lists go by Link, and that GET tells what HEAD does not.
+func TestOtherRegistries(t *testing.T) {
+	heads := 0
+	blob, manifest := []byte("a blob"), []byte(`{"schemaVersion":2}`)
+	serve := func(status int, page bool) *remote.Client {
+		t.Setenv("DOCKER_CONFIG", t.TempDir())
+		ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			q := r.URL.Query()
+			switch {
+			case r.Header.Get("Authorization") == "" && r.URL.Path != "/token":
+				w.Header()["Www-Authenticate"] = []string{`Basic realm="x"`, `Bearer realm="http://` + r.Host + `/token"`}
+				w.WriteHeader(http.StatusUnauthorized)
+			case r.URL.Path == "/token":
+				io.WriteString(w, `{"token":"t"}`)
+			case page:
+				w.Header().Set("Content-Type", "text/html")
+				w.(http.Flusher).Flush()
+				io.WriteString(w, "<html>")
+			case r.Method == http.MethodHead && status != 0:
+				heads++
+				w.WriteHeader(status)
+			case strings.HasSuffix(r.URL.Path, "/tags/list") && !q.Has("next_page"):
+				w.Header().Set("Link", `<http://internal.example/x?next_page=tok>; rel="next"`)
+				io.WriteString(w, `{"tags":["a"]}`)
+			case strings.HasSuffix(r.URL.Path, "/tags/list"):
+				io.WriteString(w, `{"tags":["b"]}`)
+			case strings.HasSuffix(r.URL.Path, "/manifests/none"):
+				w.WriteHeader(http.StatusNotFound)
+			case strings.Contains(r.URL.Path, "/manifests/"):
+				w.Write(manifest)
+			default:
+				w.Write(blob)
+			}
+		}))
+		t.Cleanup(ts.Close)
+		base, _ := url.Parse(ts.URL)
+		c, err := remote.New(base, remote.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	u := remote.Upload{Repo: "a/b", Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	for _, status := range []int{403, 404, 405, 501} {
+		c := serve(status, false)
+		if tags, err := c.Tags(t.Context(), "a/b"); err != nil || fmt.Sprint(tags) != "[a b]" {
+			t.Error(status, tags, err)
+		}
+		if d, err := c.Digest(t.Context(), "a/b", "v1"); err != nil || d != digest.FromBytes(manifest) {
+			t.Error(status, d, err)
+		}
+		if d, err := c.Digest(t.Context(), "a/b", "none"); err != nil || d != "" {
+			t.Error(status, d, err)
+		}
+		if there, err := c.HasBlob(t.Context(), u); err != nil || there != (status != 404) {
+			t.Error(status, there, err)
+		}
+	}
+	if heads != 12 {
+		t.Error(heads, "heads")
+	}
+	c := serve(0, true)
+	if there, err := c.HasBlob(t.Context(), u); there {
+		t.Error("a page is taken for a blob", err)
+	}
+	if d, err := c.Digest(t.Context(), "a/b", "v1"); err == nil {
+		t.Error("a page is taken for a manifest", d)
+	}
+}

@@ -65,14 +65,39 @@ func (c *Client) PushBlob(ctx context.Context, u Upload) (pushed bool, err error
 func (c *Client) HasBlob(ctx context.Context, u Upload) (there bool, err error) {
 	s := sending{c: c, u: u}
 	err = s.persist(ctx, func() error {
-		answer, err := c.send(ctx, http.MethodHead, c.URL(u.Repo, "/blobs/"+u.Digest.String()), nil, 0, nil, u.Repo, Push, http.StatusOK)
-		there = err == nil && (answer.ContentLength == u.Size || answer.ContentLength < 0)
+		there, err = c.statBlob(ctx, http.MethodHead, u)
+		if status := statusOf(err); status != http.StatusNotFound && NoHead(status) {
+			there, err = c.statBlob(ctx, http.MethodGet, u)
+		}
 		if statusOf(err) == http.StatusNotFound {
 			err = nil
 		}
 		return err
 	})
 	return there, err
+}
+
+// statBlob asks by HEAD, or by GET of one byte. What answers with another length, or with a page, does not have the blob.
+func (c *Client) statBlob(ctx context.Context, method string, u Upload) (there bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.URL(u.Repo, "/blobs/"+u.Digest.String()), nil)
+	if err != nil {
+		return false, err
+	}
+	if method == http.MethodGet {
+		req.Header.Set("Range", "bytes=0-0")
+	}
+	answer, err := c.Do(req, u.Repo, Push)
+	if err != nil {
+		return false, err
+	}
+	defer answer.Body.Close() // of a GET without ranges nothing is read
+	switch answer.StatusCode {
+	case http.StatusOK:
+		return answer.ContentLength == u.Size || answer.ContentLength < 0 && !IsPage(answer.Header), nil
+	case http.StatusPartialContent:
+		return strings.HasSuffix(answer.Header.Get("Content-Range"), fmt.Sprintf("/%d", u.Size)), nil
+	}
+	return false, failed(answer)
 }
 
 // sending is one upload session.
@@ -220,6 +245,8 @@ func (s *sending) shrink() bool {
 // 413, some break the connection.
 func (s *sending) mayRetry(err error, tries int) bool {
 	switch status := statusOf(err); {
+	case errors.As(err, new(*Unreachable)):
+		return false
 	case status == 0 && tries >= 2:
 		s.shrink()
 		return true
@@ -235,6 +262,8 @@ func (s *sending) mayRetry(err error, tries int) bool {
 func isPassing(err error) bool {
 	var network *url.Error
 	switch status := statusOf(err); {
+	case errors.As(err, new(*Unreachable)):
+		return false
 	case status == http.StatusTooManyRequests || status == http.StatusRequestTimeout:
 		return true
 	case status == http.StatusNotImplemented || status == http.StatusInsufficientStorage:
@@ -242,7 +271,7 @@ func isPassing(err error) bool {
 	case status != 0:
 		return status >= 500
 	default:
-		return errors.As(err, &network) && !isCertificate(err) && !isNoHost(err) || errors.Is(err, io.ErrUnexpectedEOF)
+		return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
 	}
 }
 
