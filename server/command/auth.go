@@ -46,8 +46,10 @@ func (s *settings) authOptions(opt *serveOptions) (err error) {
 		opt.open = true
 	case "token":
 		opt.open, opt.users = true, true
+	case "htpasswd": // of registry:2
+		return s.badf("auth", "%q is unknown: say token, and registry user import-htpasswd FILE brings in the users", word)
 	default:
-		return usagef("--auth %q is unknown; it may be: none, token", word)
+		return s.badf("auth", "%q is unknown; it may be: none, token", word)
 	}
 	if opt.auth.Anonymous, err = s.either("anonymous", "pull", "none"); err != nil {
 		return err
@@ -63,16 +65,16 @@ func (s *settings) authOptions(opt *serveOptions) (err error) {
 		return err
 	}
 	if secret != "" && len(secret) < minSecret {
-		return usagef("--jwt-secret has %d bytes; whoever guesses it may do everything, so it needs at least %d", len(secret), minSecret)
+		return s.badf("jwt-secret", "has %d bytes; whoever guesses it may do everything, so it needs at least %d", len(secret), minSecret)
 	}
 	if secret != "" {
 		opt.auth.Secret = []byte(secret)
 	}
-	if opt.admin, err = readSecret("admin-password-file", s.String("admin-password-file")); err != nil || opt.admin == "" {
+	if opt.admin, err = s.readSecret("admin-password-file"); err != nil || opt.admin == "" {
 		return err
 	}
 	if err := auth.CheckNewPassword(opt.admin); err != nil {
-		return usagef("--admin-password-file: %w", err)
+		return s.bad("admin-password-file", err)
 	}
 	return nil
 }
@@ -83,7 +85,7 @@ func (s *settings) either(name, yes, no string) (bool, error) {
 	case yes, no:
 		return word == yes, nil
 	default:
-		return false, usagef("--%s %q is unknown; it may be: %s, %s", name, word, yes, no)
+		return false, s.badf(name, "%q is unknown; it may be: %s, %s", word, yes, no)
 	}
 }
 
@@ -98,7 +100,7 @@ func (s *settings) tokenLifetime() (time.Duration, error) {
 		d, err = time.ParseDuration(text + "s")
 	}
 	if err != nil || d < time.Minute || d > 24*time.Hour {
-		return 0, usagef("--token-lifetime %q is not a time from 1m to 24h", text)
+		return 0, s.badf("token-lifetime", "%q is not a time from 1m to 24h", text)
 	}
 	return d, nil
 }
@@ -107,26 +109,27 @@ func (s *settings) tokenLifetime() (time.Duration, error) {
 func (s *settings) secret(name string) (string, error) {
 	value, file := s.String(name), s.String(name+"-file")
 	if value != "" && file != "" {
-		return "", usagef("--%s and --%s-file both say it: one is enough", name, name)
+		return "", usagef("%s and %s both say it: one is enough", s.named(name), s.named(name+"-file"))
 	}
 	if file == "" {
 		return value, nil
 	}
-	return readSecret(name+"-file", file)
+	return s.readSecret(name + "-file")
 }
 
-// readSecret reads a file without the newline that an editor left at its end.
-func readSecret(flag, file string) (string, error) {
+// readSecret reads the file that a flag names, without the newline that an editor left at its end.
+func (s *settings) readSecret(flag string) (string, error) {
+	file := s.String(flag)
 	if file == "" {
 		return "", nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return "", usagef("--%s: %w", flag, err)
+		return "", s.bad(flag, err)
 	}
 	secret := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
 	if secret == "" {
-		return "", usagef("--%s: %s is empty", flag, file)
+		return "", s.badf(flag, "%s is empty", file)
 	}
 	return secret, nil
 }

@@ -56,7 +56,7 @@ type Program struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 
-	environment map[string]string // the variables of flags
+	environment map[string]string // the variables of flags; "" for those that are not set
 }
 
 // Run carries out the command that args name, args[0] being the program itself. It prints no error; ExitCode says what

@@ -21,7 +21,7 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	if opt.Grace < time.Hour && !opt.Force {
-		return usagef("--grace %s is under an hour: pushes under way would fail. Say --force if that is meant", opt.Grace)
+		return s.badf("grace", "%s is under an hour: pushes under way would fail. Say --force if that is meant", opt.Grace)
 	}
 	cfg := registry.Config{UndoWindow: opt.UndoWindow}
 	if cfg.UploadTimeout, err = s.positive("upload-timeout"); err != nil {
@@ -52,13 +52,16 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 // collectOptions reads the flags of gc, or those of serve that say the same.
 func (s *settings) collectOptions(prefix string) (opt registry.CollectOptions, err error) {
 	opt = registry.CollectOptions{Grace: s.Duration(prefix + "grace"), Force: s.Bool("force"), MaxDuration: s.Duration("max-duration"), DryRun: s.Bool("dry-run")}
-	if opt.Grace < 0 || opt.MaxDuration < 0 {
-		return opt, usagef("--%sgrace and --max-duration cannot be negative", prefix)
+	if opt.Grace < 0 {
+		return opt, s.badf(prefix+"grace", "%s is negative", opt.Grace)
+	}
+	if opt.MaxDuration < 0 {
+		return opt, s.badf("max-duration", "%s is negative", opt.MaxDuration)
 	}
 	if text := s.String(prefix + "untagged-after"); text != "" {
 		opt.Untagged = true
 		if opt.UntaggedAfter, err = time.ParseDuration(text); err != nil || opt.UntaggedAfter < 0 {
-			return opt, usagef("--%suntagged-after %q is not a time such as 168h", prefix, text)
+			return opt, s.badf(prefix+"untagged-after", "%q is not a time such as 168h", text)
 		}
 	}
 	if opt.UndoWindow, err = s.undoWindow(); err != nil {
@@ -74,7 +77,7 @@ func (s *settings) collectOptions(prefix string) (opt registry.CollectOptions, e
 func (s *settings) undoWindow() (time.Duration, error) {
 	switch d := s.Duration("undo-window"); {
 	case d < 0:
-		return 0, usagef("--undo-window cannot be negative")
+		return 0, s.badf("undo-window", "%s is negative", d)
 	case d == 0:
 		return -1, nil
 	default:

@@ -26,12 +26,12 @@ func mirrorFlags() []cli.Flag {
 // mirrorConfig reads the flags about other registries.
 func (s *settings) mirrorConfig() (cfg mirror.Config, err error) {
 	if cfg.Upstreams, err = mirror.ParseUpstreams(strings.Join(s.StringSlice("upstream"), ",")); err != nil {
-		return cfg, usagef("--upstream: %w", err)
+		return cfg, s.bad("upstream", err)
 	}
 	cfg.Offline = s.Bool("offline")
 	switch ttl := s.Duration("tag-ttl"); {
 	case ttl < 0:
-		return cfg, usagef("--tag-ttl cannot be negative")
+		return cfg, s.badf("tag-ttl", "%s is negative", ttl)
 	case ttl == 0:
 		cfg.TagTTL = -1
 	default:

@@ -61,7 +61,7 @@ func (j job) repeat(ctx context.Context, log *slog.Logger, reg *registry.Registr
 func (s *settings) jobs() (jobs []job, err error) {
 	if text := s.String("gc-interval"); text != "" {
 		j := job{name: "gc"}
-		if j.when, err = parseSchedule("--gc-interval", text); err != nil {
+		if j.when, err = parseSchedule(s.named("gc-interval"), text); err != nil {
 			return nil, err
 		}
 		opt, err := s.collectOptions("gc-")
@@ -69,7 +69,7 @@ func (s *settings) jobs() (jobs []job, err error) {
 			return nil, err
 		}
 		if opt.Grace < time.Hour {
-			return nil, usagef("--gc-grace %s is under an hour: pushes under way would fail", opt.Grace)
+			return nil, s.badf("gc-grace", "%s is under an hour: pushes under way would fail", opt.Grace)
 		}
 		j.run = func(ctx context.Context, log *slog.Logger, reg *registry.Registry) error {
 			report, err := reg.Collect(ctx, opt)
@@ -80,7 +80,7 @@ func (s *settings) jobs() (jobs []job, err error) {
 	}
 	if text := s.String("scrub-interval"); text != "" {
 		j := job{name: "scrub"}
-		if j.when, err = parseSchedule("--scrub-interval", text); err != nil {
+		if j.when, err = parseSchedule(s.named("scrub-interval"), text); err != nil {
 			return nil, err
 		}
 		rate, err := s.size("scrub-rate")

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -24,8 +25,9 @@ import (
 // serveOptions are the flags of serve, checked.
 type serveOptions struct {
 	address  string
-	open     bool // --auth was said in so many words
-	users    bool // --auth token
+	said     string // the flag or variable that the host of the address came from
+	open     bool   // --auth was said in so many words
+	users    bool   // --auth token
 	auth     auth.Config
 	admin    string // password of the first admin, "" for one at random
 	location Location
@@ -141,7 +143,7 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if err := s.authOptions(&opt); err != nil {
 		return opt, err
 	}
-	if opt.address, err = s.address(); err != nil {
+	if opt.address, opt.said, err = s.namedAddress(); err != nil {
 		return opt, err
 	}
 	if opt.location, err = s.location(); err != nil {
@@ -173,7 +175,7 @@ func (s *settings) registryConfig() (cfg registry.Config, err error) {
 		return cfg, err
 	}
 	if cfg.MaxUploads = s.Int("max-uploads"); cfg.MaxUploads <= 0 {
-		return cfg, usagef("--max-uploads %d must be more than nothing", cfg.MaxUploads)
+		return cfg, s.badf("max-uploads", "%d must be more than nothing", cfg.MaxUploads)
 	}
 	if cfg.UndoWindow, err = s.undoWindow(); err != nil {
 		return cfg, err
@@ -203,12 +205,12 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 		return cfg, err
 	}
 	if cfg.MaxConnections = s.Int("max-connections"); cfg.MaxConnections < 0 {
-		return cfg, usagef("--max-connections %d must not be negative", cfg.MaxConnections)
+		return cfg, s.badf("max-connections", "%d must not be negative", cfg.MaxConnections)
 	}
 	if cfg.DebugAddr = s.String("debug-addr"); cfg.DebugAddr != "" {
 		addr, err := net.ResolveTCPAddr("tcp", cfg.DebugAddr)
 		if err != nil || !isLoopback(addr) {
-			return cfg, usagef("--debug-addr %s: the profiler shows the server's memory and is only for loopback", cfg.DebugAddr)
+			return cfg, s.badf("debug-addr", "%s: the profiler shows the server's memory and is only for loopback", cfg.DebugAddr)
 		}
 	}
 	if cfg.ExternalURL, err = s.externalURL(); err != nil {
@@ -221,7 +223,7 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 func (s *settings) sparse() (registry.Sparse, error) {
 	sparse, err := registry.ParseSparse(s.String("allow-sparse"))
 	if err != nil {
-		return 0, usagef("--allow-sparse %q is unknown; it may be: none, index, all", s.String("allow-sparse"))
+		return 0, s.badf("allow-sparse", "%q is unknown; it may be: none, index, all", s.String("allow-sparse"))
 	}
 	return sparse, nil
 }
@@ -230,11 +232,13 @@ func (s *settings) sparse() (registry.Sparse, error) {
 // really has, whatever name led to it.
 func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
 	ln, err := activated()
-	if err == nil && ln == nil {
-		ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opt.address)
-	}
 	if err != nil {
 		return nil, err
+	}
+	if ln != nil {
+		opt.said = "systemd"
+	} else if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opt.address); err != nil {
+		return nil, fmt.Errorf("%s: %w", opt.said, err)
 	}
 	if err := opt.refuseOpen(ln.Addr()); err != nil {
 		return nil, errors.Join(err, ln.Close())
@@ -247,8 +251,8 @@ func (opt serveOptions) refuseOpen(addr net.Addr) error {
 	if opt.open || isLoopback(addr) {
 		return nil
 	}
-	return usagef("%s can be reached from the network, and without users everybody could push and delete: "+
-		"say --auth token to have users, --auth none if everybody is what you want, or listen on 127.0.0.1", addr)
+	return usagef("%s: %s can be reached from the network, and without users everybody could push and delete: "+
+		"say --auth token to have users, --auth none if everybody is what you want, or listen on 127.0.0.1", opt.said, addr)
 }
 
 // checkAddress is refuseOpen before there is a socket. A name that cannot be resolved is for listen to refuse.
@@ -301,7 +305,7 @@ func notify(log *slog.Logger, state string) {
 func (p *Program) logger(s *settings) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.String("log-level"))); err != nil {
-		return nil, usagef("--log-level %q is unknown; it may be: debug, info, warn, error", s.String("log-level"))
+		return nil, s.badf("log-level", "%q is unknown; it may be: debug, info, warn, error", s.String("log-level"))
 	}
 	opt := &slog.HandlerOptions{Level: level}
 	switch format := s.String("log-format"); {
@@ -310,7 +314,7 @@ func (p *Program) logger(s *settings) (*slog.Logger, error) {
 	case format == "json", format == "auto":
 		return slog.New(slog.NewJSONHandler(p.Stderr, opt)), nil
 	default:
-		return nil, usagef("--log-format %q is unknown; it may be: auto, text, json", format)
+		return nil, s.badf("log-format", "%q is unknown; it may be: auto, text, json", format)
 	}
 }
 

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,17 +31,18 @@ const (
 type settings struct {
 	*cli.Context
 	origin   map[string]origin // by the flag's first name; a missing one is byDefault
+	variable map[string]string // that a value came from, by the flag's first name
 	warnings []string          // what was set and does nothing
 }
 
-// takeVariables takes the variables that flags have out of the process's environment. The library would read them too,
+// takeVariables takes the variables that flags have out of the process's environment, those that are not set as "". The library would read them too,
 // but take an empty one for a value, and not tell a value that was typed from one that was not.
 func takeVariables(commands []*cli.Command, taken map[string]string) error {
 	for _, c := range commands {
 		for _, f := range c.Flags {
 			for _, variable := range variables(f) {
-				if value := os.Getenv(variable); value != "" {
-					taken[variable] = value
+				if _, again := taken[variable]; !again { // several commands have the flag
+					taken[variable] = os.Getenv(variable)
 				}
 				if err := os.Unsetenv(variable); err != nil {
 					return err
@@ -64,7 +67,7 @@ func variables(f cli.Flag) []string {
 // resolve gives the flags that were not typed the values of the environment or of the env file. An empty variable is an
 // unset one, which is what a compose file means that passes on a variable nobody gave a value.
 func resolve(c *cli.Context, environment map[string]string) (*settings, error) {
-	s := &settings{Context: c, origin: map[string]origin{}}
+	s := &settings{Context: c, origin: map[string]origin{}, variable: map[string]string{}}
 	file, err := readEnvFile(c, environment)
 	if err != nil {
 		return nil, err
@@ -85,6 +88,7 @@ func resolve(c *cli.Context, environment map[string]string) (*settings, error) {
 			return nil, err
 		}
 	}
+	s.warnings = append(s.warnings, unknownVariables(environment, os.Environ(), file)...)
 	if os.Getenv("PASSWORD_SALT") != "" || file["PASSWORD_SALT"] != "" {
 		s.warnings = append(s.warnings, "PASSWORD_SALT is ignored: every password gets a salt of its own")
 	}
@@ -92,10 +96,10 @@ func resolve(c *cli.Context, environment map[string]string) (*settings, error) {
 }
 
 func readEnvFile(c *cli.Context, environment map[string]string) (map[string]string, error) {
-	path := environment["REGISTRY_ENV_FILE"]
+	path, said := environment["REGISTRY_ENV_FILE"], "REGISTRY_ENV_FILE"
 	for _, level := range c.Lineage() { // the flag may stand before the command, too
 		if level.IsSet("env-file") {
-			path = level.String("env-file")
+			path, said = level.String("env-file"), "--env-file"
 			break
 		}
 	}
@@ -104,7 +108,7 @@ func readEnvFile(c *cli.Context, environment map[string]string) (map[string]stri
 	}
 	file, err := godotenv.Read(path)
 	if err != nil {
-		return nil, usagef("--env-file: %w", err)
+		return nil, usagef("%s: %w", said, err)
 	}
 	return file, nil
 }
@@ -114,17 +118,33 @@ func (s *settings) fill(f cli.Flag, values map[string]string, from origin, where
 	name := f.Names()[0]
 	for _, variable := range variables(f) {
 		value := values[variable]
-		if value == "" {
+		if value == "" || isServiceLink(variable, value) {
 			continue
 		}
 		if err := s.Set(name, value); err != nil {
 			return true, usagef("%s%s: --%s cannot be %q: %w", variable, where, name, value, err)
 		}
-		s.origin[name] = from
+		s.origin[name], s.variable[name] = from, variable+where
 		return true, nil
 	}
 	return false, nil
 }
+
+// named is what a flag is called for the person who gave it its value: by the flag, or by the variable.
+func (s *settings) named(flag string) string {
+	if variable := s.variable[flag]; variable != "" {
+		return variable
+	}
+	return "--" + flag
+}
+
+// badf says what is wrong with a flag's value, in words that follow its name.
+func (s *settings) badf(flag, format string, args ...any) error {
+	return usagef(s.named(flag)+" "+format, args...)
+}
+
+// bad is badf for an error, which has words of its own.
+func (s *settings) bad(flag string, err error) error { return usagef("%s: %w", s.named(flag), err) }
 
 // warnIdle notes variables that another name of the same setting makes idle: somebody who moves here from another
 // registry would wonder.
@@ -132,7 +152,7 @@ func (s *settings) warnIdle(f cli.Flag, environment map[string]string) {
 	winner := ""
 	for _, variable := range variables(f) {
 		switch value := environment[variable]; {
-		case value == "":
+		case value == "" || isServiceLink(variable, value):
 		case winner == "":
 			winner = variable
 		case value != environment[winner]:
@@ -195,10 +215,10 @@ func wantsValue(flags []cli.Flag, arg string) bool {
 
 // location is where --db and --blobs point.
 func (s *settings) location() (Location, error) {
-	if err := checkStorage(s.String("storage")); err != nil {
+	if err := s.checkStorage(); err != nil {
 		return Location{}, err
 	}
-	path, err := databasePath(s.String("db"))
+	path, err := s.databasePath()
 	if err != nil {
 		return Location{}, err
 	}
@@ -209,15 +229,23 @@ func (s *settings) location() (Location, error) {
 	return at, nil
 }
 
-func checkStorage(word string) error {
-	switch word {
+func (s *settings) checkStorage() error {
+	switch word := s.String("storage"); word {
 	case "filesystem":
 		return nil
 	case "s3":
-		return usagef("--storage s3 is not supported yet; this version keeps blobs in a directory: --storage filesystem")
+		return s.badf("storage", "s3 is not supported yet; this version keeps blobs in a directory: --storage filesystem")
 	default:
-		return usagef("--storage %q is unknown; it may be: filesystem", word)
+		return s.badf("storage", "%q is unknown; it may be: filesystem", word)
 	}
+}
+
+func (s *settings) databasePath() (string, error) {
+	path, err := databasePath(s.String("db"))
+	if err != nil {
+		return "", s.badf("db", "%w", err)
+	}
+	return path, nil
 }
 
 // databasePath takes the path out of a database URL. A plain path is one too.
@@ -230,21 +258,21 @@ func databasePath(url string) (string, error) {
 	case "sqlite", "sqlite3", "file":
 		path, _, _ := strings.Cut(strings.TrimPrefix(rest, "//"), "?") // ?mode=rwc is other programs' habit
 		if strings.HasPrefix(path, ":") {
-			return "", usagef("--db %s: the registry needs a file", url)
+			return "", fmt.Errorf("%s: the registry needs a file", url)
 		}
 		return nonEmptyPath(path)
 	case "postgres", "postgresql":
-		return "", usagef("--db %s://…: Postgres is not supported yet; this version keeps its database in a file: --db PATH", scheme)
+		return "", fmt.Errorf("%s://…: Postgres is not supported yet; this version keeps its database in a file: --db PATH", scheme)
 	}
 	if strings.HasPrefix(rest, "//") {
-		return "", usagef("--db %s://…: unknown kind of database; it may be a path or sqlite:PATH", scheme)
+		return "", fmt.Errorf("%s://…: unknown kind of database; it may be a path or sqlite:PATH", scheme)
 	}
 	return url, nil
 }
 
 func nonEmptyPath(path string) (string, error) {
 	if path == "" {
-		return "", usagef("--db: the path is empty")
+		return "", errors.New("is empty")
 	}
 	return path, nil
 }
@@ -252,27 +280,34 @@ func nonEmptyPath(path string) (string, error) {
 // address is where the server listens: --addr, with --host and --port in place of its halves unless --addr was said
 // more strongly, on the command line and not in a variable for example.
 func (s *settings) address() (string, error) {
+	address, _, err := s.namedAddress()
+	return address, err
+}
+
+// namedAddress is address with the name of the flag or variable that the host came from.
+func (s *settings) namedAddress() (address, from string, err error) {
 	host, port, err := net.SplitHostPort(s.String("addr"))
 	if err != nil {
-		return "", usagef("--addr %q is not HOST:PORT", s.String("addr"))
+		return "", "", s.badf("addr", "%q is not HOST:PORT", s.String("addr"))
 	}
+	hostFlag, portFlag := "addr", "addr"
 	if s.origin["host"] > byDefault && s.origin["host"] >= s.origin["addr"] {
-		host = strings.Trim(s.String("host"), "[]")
+		host, hostFlag = strings.Trim(s.String("host"), "[]"), "host"
 	}
 	if s.origin["port"] > byDefault && s.origin["port"] >= s.origin["addr"] {
-		port = s.String("port")
+		port, portFlag = s.String("port"), "port"
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil { // a name such as http would be one on some machines only
-		return "", usagef("port %q is not a number from 0 to 65535", port)
+		return "", "", s.badf(portFlag, "port %q is not a number from 0 to 65535", port)
 	}
-	return net.JoinHostPort(host, port), nil
+	return net.JoinHostPort(host, port), s.named(hostFlag), nil
 }
 
 // size reads a number of bytes such as 4MiB.
 func (s *settings) size(name string) (int64, error) {
 	n, err := humanize.ParseBytes(s.String(name))
 	if err != nil || n == 0 || n > 1<<62 {
-		return 0, usagef("--%s %q is not a size such as 4MiB", name, s.String(name))
+		return 0, s.badf(name, "%q is not a size such as 4MiB", s.String(name))
 	}
 	return int64(n), nil
 }
@@ -280,7 +315,7 @@ func (s *settings) size(name string) (int64, error) {
 func (s *settings) positive(name string) (time.Duration, error) {
 	d := s.Duration(name)
 	if d <= 0 {
-		return 0, usagef("--%s %s must be more than nothing", name, d)
+		return 0, s.badf(name, "%s must be more than nothing", d)
 	}
 	return d, nil
 }

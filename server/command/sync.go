@@ -30,13 +30,13 @@ func syncFlags() []cli.Flag {
 func (s *settings) readSyncs(flag string) ([]syncer.Entry, error) {
 	entries, err := syncer.ReadFile(s.String(flag))
 	if err != nil {
-		return nil, usagef("--%s: %w", flag, err)
+		return nil, s.bad(flag, err)
 	}
 	for i, e := range entries {
 		if e.Schedule == "" {
 			continue
 		}
-		if _, err := parseSchedule(fmt.Sprintf("--%s: sync[%d]: schedule", flag, i), e.Schedule); err != nil {
+		if _, err := parseSchedule(fmt.Sprintf("%s: sync[%d]: schedule", s.named(flag), i), e.Schedule); err != nil {
 			return nil, err
 		}
 	}
@@ -51,12 +51,12 @@ func (s *settings) scheduledSyncs(upstreams []mirror.Upstream) ([]syncer.Entry, 
 	entries, err := s.readSyncs("mirror-file")
 	for i, e := range entries {
 		if e.Schedule == "" {
-			return nil, usagef("--mirror-file: sync[%d] has neither a schedule nor an interval, nor has defaults", i)
+			return nil, s.bad("mirror-file", fmt.Errorf("sync[%d] has neither a schedule nor an interval, nor has defaults", i))
 		}
 		first, _, _ := strings.Cut(string(e.Target), "/")
 		for _, up := range upstreams {
 			if first == strings.ReplaceAll(up.Name, ":", "_") {
-				return nil, usagef("--mirror-file: sync[%d]: the target %s belongs to --upstream %s", i, e.Target, up.Name)
+				return nil, s.bad("mirror-file", fmt.Errorf("sync[%d]: the target %s belongs to --upstream %s", i, e.Target, up.Name))
 			}
 		}
 	}
@@ -102,7 +102,7 @@ func (p *Program) mirrorSync(ctx context.Context, s *settings) (err error) {
 	}
 	if s.Bool("prune") && !s.Bool("dry-run") {
 		if undo <= 0 {
-			return usagef("--prune needs an --undo-window: a list of tags may be wrong")
+			return usagef("--prune needs an undo window (--undo-window): a list of tags may be wrong")
 		}
 		if !s.Bool("yes") && !isTerminal(p.Stdin) {
 			return usagef("--prune wants --yes where nobody can be asked; --dry-run shows what would be removed")

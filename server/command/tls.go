@@ -80,15 +80,15 @@ func (s *settings) tlsKind() (tlsKind, error) {
 	files := cert != "" || key != ""
 	switch word := s.String("tls"); {
 	case word != "" && word != "auto" && word != "acme":
-		return 0, usagef("--tls %q is unknown; it may be: auto, acme", word)
+		return 0, s.badf("tls", "%q is unknown; it may be: auto, acme", word)
 	case word != "" && files:
-		return 0, usagef("--tls %s makes a certificate, and --tls-cert and --tls-key bring one: choose one of the two", word)
+		return 0, s.badf("tls", "%s makes a certificate, and %s and %s bring one: choose one of the two", word, s.named("tls-cert"), s.named("tls-key"))
 	case word == "auto":
 		return tlsAuto, nil
 	case word == "acme":
 		return tlsACME, nil
 	case (cert == "") != (key == ""):
-		return 0, usagef("--tls-cert and --tls-key belong together: one is missing")
+		return 0, usagef("%s and %s belong together: one is missing", s.named("tls-cert"), s.named("tls-key"))
 	case files:
 		return tlsFiles, nil
 	}
@@ -99,6 +99,7 @@ func (s *settings) tlsKind() (tlsKind, error) {
 type tlsOptions struct {
 	kind      tlsKind
 	cert, key string // files
+	named     func(flag string) string
 	dir       string
 	names     []string // lower case
 	acme      certs.ACMEConfig
@@ -112,10 +113,10 @@ func (s *settings) tlsOptions(opt serveOptions) (tls tlsOptions, err error) {
 	if err := s.refuseIdle(tls.kind); err != nil {
 		return tls, err
 	}
-	tls.cert, tls.key = s.String("tls-cert"), s.String("tls-key")
+	tls.cert, tls.key, tls.named = s.String("tls-cert"), s.String("tls-key"), s.named
 	tls.dir = s.tlsDir(opt.location.DB)
 	if tls.names, err = certificateNames(s.StringSlice("tls-name")); err != nil {
-		return tls, err
+		return tls, s.bad("tls-name", err)
 	}
 	external := hostOf(opt.server.ExternalURL)
 	switch tls.kind {
@@ -136,7 +137,7 @@ func (s *settings) refuseIdle(kind tlsKind) error {
 			needs = "--tls auto or acme"
 		}
 		if s.origin[name] > byDefault && kind != tlsACME && !(kind == tlsAuto && strings.HasPrefix(name, "tls-")) {
-			return usagef("--%s does nothing without %s", name, needs)
+			return usagef("%s does nothing without %s", s.named(name), needs)
 		}
 	}
 	return nil
@@ -160,7 +161,7 @@ func certificateNames(raw []string) (names []string, err error) {
 			continue
 		}
 		if host, port, ok := server.ParseHost(strings.TrimPrefix(name, "*.")); !ok || port != "" || strings.HasPrefix(host, "[") {
-			return nil, usagef("--tls-name %q is neither a DNS name nor an address", name)
+			return nil, fmt.Errorf("%q is neither a DNS name nor an address", name)
 		}
 		names = append(names, name)
 	}
@@ -194,11 +195,11 @@ func (s *settings) acme(tls tlsOptions, external, origin string) (cfg certs.ACME
 		cfg.Names = []string{external}
 	}
 	if len(cfg.Names) == 0 {
-		return cfg, usagef("--tls acme needs a name to ask a certificate for: --tls-name, or --external-url")
+		return cfg, s.badf("tls", "acme needs a name to ask a certificate for: --tls-name, or --external-url")
 	}
 	for _, name := range cfg.Names {
 		if _, err := netip.ParseAddr(name); err == nil || !strings.Contains(name, ".") || strings.HasPrefix(name, "*") {
-			return cfg, usagef("--tls acme gets no certificate for %q: it must be a whole DNS name", name)
+			return cfg, s.badf("tls", "acme gets no certificate for %q: it must be a whole DNS name", name)
 		}
 	}
 	if strings.HasPrefix(origin, "https://") {
@@ -208,7 +209,7 @@ func (s *settings) acme(tls tlsOptions, external, origin string) (cfg certs.ACME
 		return cfg, err
 	}
 	if cfg.HTTPAddr = s.String("acme-http"); cfg.HTTPAddr != "" && !isHostPort(cfg.HTTPAddr) {
-		return cfg, usagef("--acme-http %q is not HOST:PORT", cfg.HTTPAddr)
+		return cfg, s.badf("acme-http", "%q is not HOST:PORT", cfg.HTTPAddr)
 	}
 	cfg.Roots, err = s.roots("acme-ca")
 	return cfg, err
@@ -217,7 +218,7 @@ func (s *settings) acme(tls tlsOptions, external, origin string) (cfg certs.ACME
 func (s *settings) acmeDirectory() (string, error) {
 	raw := s.String("acme-directory")
 	if u, err := url.Parse(raw); err != nil || u.Scheme != "https" || u.Host == "" {
-		return "", usagef("--acme-directory %q is not an https URL", raw)
+		return "", s.badf("acme-directory", "%q is not an https URL", raw)
 	}
 	return raw, nil
 }
@@ -230,11 +231,11 @@ func (s *settings) roots(flag string) (*x509.CertPool, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, usagef("--%s: %w", flag, err)
+		return nil, s.bad(flag, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(data) {
-		return nil, usagef("--%s: %s has no certificate", flag, path)
+		return nil, s.badf(flag, "%s has no certificate", path)
 	}
 	return pool, nil
 }
@@ -256,14 +257,14 @@ func (o tlsOptions) open(log *slog.Logger) (server.Certificates, error) {
 	case tlsAuto:
 		own, err := certs.NewOwn(certs.OwnConfig{Dir: o.dir, Names: o.names, Log: log})
 		if err != nil {
-			return nil, fmt.Errorf("--tls auto: %w", err)
+			return nil, fmt.Errorf("%s auto: %w", o.named("tls"), err)
 		}
 		return own, nil
 	case tlsACME:
 		o.acme.Log = log
 		acme, err := certs.NewACME(o.acme)
 		if err != nil {
-			return nil, fmt.Errorf("--tls acme: %w", err)
+			return nil, fmt.Errorf("%s acme: %w", o.named("tls"), err)
 		}
 		return acme, nil
 	}
@@ -275,13 +276,13 @@ func (o tlsOptions) files(log *slog.Logger) (server.Certificates, error) {
 	for _, f := range []struct{ flag, path string }{{"tls-cert", o.cert}, {"tls-key", o.key}} {
 		file, err := os.Open(f.path)
 		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", f.flag, err)
+			return nil, fmt.Errorf("%s: %w", o.named(f.flag), err)
 		}
 		file.Close()
 	}
 	files, err := certs.NewFiles(o.cert, o.key, log)
 	if err != nil {
-		return nil, fmt.Errorf("--tls-cert %s, --tls-key %s: %w", o.cert, o.key, err)
+		return nil, fmt.Errorf("%s %s, %s %s: %w", o.named("tls-cert"), o.cert, o.named("tls-key"), o.key, err)
 	}
 	return files, nil
 }
@@ -294,7 +295,7 @@ func (s *settings) externalURL() (string, error) {
 	}
 	origin, err := server.ParseExternalURL(raw)
 	if err != nil {
-		return "", usagef("--external-url: %w", err)
+		return "", s.bad("external-url", err)
 	}
 	return origin, nil
 }
@@ -310,7 +311,7 @@ func (s *settings) trustedProxies() (proxies []netip.Prefix, err error) {
 			}
 		}
 		if err != nil || prefix.Addr().Is4In6() || prefix.Addr().Zone() != "" {
-			return nil, usagef("--trusted-proxies: %q is neither an address nor a range such as 10.0.0.0/8", raw)
+			return nil, s.badf("trusted-proxies", "%q is neither an address nor a range such as 10.0.0.0/8", raw)
 		}
 		proxies = append(proxies, prefix.Masked())
 	}

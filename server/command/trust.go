@@ -38,14 +38,14 @@ func (p *Program) trust(_ context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
-	db, err := databasePath(s.String("db"))
+	db, err := s.databasePath()
 	if err != nil {
 		return err
 	}
 	dir := s.tlsDir(db)
 	ca, err := certs.Authority(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("no CA in --tls-dir %s: the first registry serve --tls auto makes it", dir)
+		return fmt.Errorf("no CA in %s %s: the first registry serve --tls auto makes it", s.named("tls-dir"), dir)
 	}
 	if err != nil {
 		return err
