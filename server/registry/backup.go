@@ -335,6 +335,9 @@ func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, reti
 	if err := db.Folded(backup); err != nil {
 		return report, "", err
 	}
+	if err := os.MkdirAll(filepath.Dir(fresh), 0o700); err != nil {
+		return report, "", err
+	}
 	if err := errors.Join(db.Discard(fresh), copyFile(backup, fresh)); err != nil {
 		return report, "", err
 	}

@@ -103,10 +103,7 @@ func TestBackupAndRestore(t *testing.T) {
 	served.wantGone("b", "config 2")
 	served.wantWhole()
 	served.close()
-	target := filepath.Join(t.TempDir(), "target")
-	if err := os.Mkdir(target, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	target := filepath.Join(t.TempDir(), "missing", "target")
 	opt := registry.RestoreOptions{From: dir, DB: filepath.Join(target, "reg.db"), Blobs: filepath.Join(target, "blobs")}
 	if r, retired, err := registry.Restore(t.Context(), opt); err != nil || retired != "" || r.Blobs != 3 {
 		t.Fatal(r, retired, err)
@@ -229,7 +226,7 @@ func TestRebuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := f.everything()
-	opt := registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
+	opt := registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "missing", "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
 	r, retired, err := registry.Rebuild(t.Context(), opt)
 	if err != nil || retired != "" || r.Broken+r.LostTags+r.Damaged != 0 || r.Blobs != 7 {
 		t.Fatal(r, retired, err)

@@ -132,10 +132,12 @@ func (r *Registry) isHeld(ctx context.Context, b db.Blob) (held bool) {
 	return err == nil && held
 }
 
-// promise is trust for those who only want to know that the blob is there. If it is not known what the file looked like,
-// as after an upgrade, its size has to do: reading everything that clients ask for would keep them waiting for long.
+// promise is trust for those who only want to know that the blob is there. Where reading it would keep them waiting, its
+// size has to do, and it is queued to be read: a large file, or one of which it is not known what it looked like, as after
+// a rebuild.
 func (r *Registry) promise(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
-	if b.Stamp == 0 && info.Size == b.Size {
+	if info.Stamp != b.Stamp && info.Size == b.Size && (b.Size > smallBlob || b.Stamp == 0) {
+		r.unread.add(blobs.Name{Digest: d, Generation: b.Generation})
 		return nil
 	}
 	return r.trust(ctx, d, b, info)

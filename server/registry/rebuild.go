@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"registry/blobs"
@@ -48,6 +50,9 @@ func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, ret
 		return report, "", err
 	}
 	fresh := opt.DB + ".rebuilding"
+	if err := os.MkdirAll(filepath.Dir(fresh), 0o700); err != nil {
+		return report, "", err
+	}
 	if err := db.Discard(fresh); err != nil {
 		return report, "", err
 	}

@@ -90,6 +90,7 @@ type shared struct {
 	auditKeep     time.Duration
 	bootID        string
 	reading       singleflight.Group // of suspicious blobs
+	unread        unread
 	sessions      sessions
 	beats         beats
 	totals        totalsCache
@@ -189,8 +190,12 @@ func (r *Registry) findOne(ctx context.Context, some []db.StoredBlob) error {
 }
 
 // Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire, keeps a reserve for a full
-// disk, copies changes to the journal beside the blobs, and what is written to the audit to the log.
+// disk, copies changes to the journal beside the blobs, and what is written to the audit to the log, and reads files that
+// look different.
 func (r *Registry) Maintain(ctx context.Context) {
+	var reading sync.WaitGroup
+	reading.Go(func() { r.reread(ctx) })
+	defer reading.Wait()
 	expire, export := time.NewTicker(min(time.Minute, r.uploadTimeout)), time.NewTicker(r.journalEvery)
 	defer expire.Stop()
 	defer export.Stop()

@@ -17,7 +17,7 @@ import (
 // would cost a core for each gigabyte a second, so the row remembers what the file looked like when its bytes were last
 // known to be right: size, time of writing and identity (blobs.Info.Stamp). As long as the file looks the same it is
 // served as it is, by the kernel. A file that looks different is read: small ones before they are served, large ones
-// while they are, with the last bytes held back until the digest is known.
+// while they are, with the last bytes held back until the digest is known, or soon after they were asked for (reread.go).
 //
 // That catches whatever somebody or something does to the file: truncation, another file in its place, a restore from
 // the wrong backup, an editor, a loss after a crash. It does not catch a disk that returns other bits than were written

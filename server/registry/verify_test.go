@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -209,6 +210,86 @@ func TestDamageOfALargeBlob(t *testing.T) {
 		}
 		b.Close()
 	}
+}
+
+// moved gives a file the looks of a copy that cp -a or rsync made on another machine.
+func (f *fixture) moved(d digest.Digest) {
+	f.t.Helper()
+	path := f.path(d)
+	info, err := os.Stat(path)
+	content, reading := os.ReadFile(path)
+	err = errors.Join(err, reading, os.WriteFile(path+".copy", content, 0o600), os.Chtimes(path+".copy", info.ModTime(), info.ModTime()), os.Rename(path+".copy", path))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// isVerified says whether the bytes are known to be right.
+func (f *fixture) isVerified(d digest.Digest) (verified bool) {
+	f.t.Helper()
+	b, err := f.Blob(context.Background(), "a", d)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer b.Close()
+	_, verified = b.File.(*os.File)
+	return verified
+}
+
+// After a move to another machine a HEAD or a mount of a large blob reads nothing, and says nothing of its bytes; they are
+// read by and by.
+func TestMovedBlobsAreReadLater(t *testing.T) {
+	store := &countedReads{}
+	f := newFixture(t, func(c *registry.Config) { store.Store, c.Blobs = c.Blobs, store })
+	content := strings.Repeat("0123456789abcdef", 9<<20/16)
+	good, bad := f.blob("a", content).Digest, f.blob("a", content+"x").Digest
+	f.moved(good)
+	f.moved(bad)
+	if err := damages["flip"](f.path(bad), ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []digest.Digest{good, bad, good} {
+		if size, err := f.StatBlob(t.Context(), "a", d); err != nil || size < 9<<20 {
+			t.Error(size, err)
+		}
+		if mounted, err := f.MountBlob(t.Context(), "b", d, "a"); !mounted || err != nil {
+			t.Error(mounted, err)
+		}
+	}
+	if n := store.opened.Load(); n != 0 {
+		t.Errorf("%d files were opened", n)
+	}
+	if f.isVerified(good) {
+		t.Error("bytes that were not read are taken for right")
+	}
+	stop := maintain(f.Registry)
+	for !f.isVerified(good) { // which ends, or the test does not
+		time.Sleep(time.Millisecond)
+	}
+	for !registry.BlobUnknown.Is(f.stat("a", bad)) {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	f.blob("a", content+"x")
+	if got, err := f.read("a", bad); got != content+"x" || err != nil {
+		t.Error(len(got), err)
+	}
+}
+
+func (f *fixture) stat(repo registry.RepoName, d digest.Digest) error {
+	_, err := f.StatBlob(context.Background(), repo, d)
+	return err
+}
+
+// countedReads counts what is opened.
+type countedReads struct {
+	blobs.Store
+	opened atomic.Int64
+}
+
+func (c *countedReads) Open(ctx context.Context, name blobs.Name) (blobs.File, blobs.Info, error) {
+	c.opened.Add(1)
+	return c.Store.Open(ctx, name)
 }
 
 // A store that is gone as a whole is no reason to forget every blob.
