@@ -13,9 +13,9 @@ import (
 )
 
 // manifestHeader describes a manifest with the media type it was pushed with, whatever the client accepts: its digest
-// is of these bytes and no others.
+// is of these bytes and no others. Types that are refused by now, which browsers show or run, are not named.
 func manifestHeader(h http.Header, m registry.Manifest) {
-	h.Set("Content-Type", m.MediaType)
+	h.Set("Content-Type", m.ServedAs())
 	h.Set("Content-Length", strconv.FormatInt(m.Size, 10))
 	h.Set("Docker-Content-Digest", m.Digest.String())
 	h.Set("Etag", `"`+m.Digest.String()+`"`)

@@ -255,7 +255,7 @@ func (p *placement) child(t *target, c registry.Content, depth int) error {
 }
 
 func isManifest(mediaType string) bool {
-	switch mediaType {
+	switch strings.ToLower(mediaType) {
 	case v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, dockerManifestList, "application/vnd.docker.distribution.manifest.v2+json",
 		"application/vnd.oci.artifact.manifest.v1+json":
 		return true

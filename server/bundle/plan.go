@@ -155,7 +155,7 @@ func (p *planner) only(m registry.Manifest) (digest.Digest, error) {
 }
 
 func isIndex(mediaType string) bool {
-	return mediaType == v1.MediaTypeImageIndex || mediaType == dockerManifestList
+	return strings.EqualFold(mediaType, v1.MediaTypeImageIndex) || strings.EqualFold(mediaType, dockerManifestList)
 }
 
 // children yields the descriptors of an index that are of the platforms asked for, or of none.
@@ -185,7 +185,7 @@ func (p *planner) manifest(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	contents, err := registry.ReadManifest(m.MediaType, m.Content)
+	contents, err := m.Contents()
 	if err != nil {
 		return fmt.Errorf("%s: %w", d, err)
 	}

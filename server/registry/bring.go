@@ -39,6 +39,15 @@ func ReadManifest(mediaType string, content []byte) (Contents, error) {
 	return doc.contents(), nil
 }
 
+// Contents reads a manifest that is stored here. ManifestInvalid.
+func (m Manifest) Contents() (Contents, error) {
+	doc, err := parseStored(m.MediaType, m.Content)
+	if err != nil {
+		return Contents{}, err
+	}
+	return doc.contents(), nil
+}
+
 func (doc *document) contents() Contents {
 	return Contents{MediaType: doc.mediaType, Blobs: contents(doc.blobs), Children: contents(doc.children), Subject: doc.subject}
 }

@@ -123,7 +123,7 @@ func (r *Registry) WantedSize(ctx context.Context, repo RepoName, d digest.Diges
 	if err != nil || len(missers) == 0 {
 		return 0, false, unknown(err, BlobUnknown, d)
 	}
-	doc, err := parseManifest(missers[0].MediaType, missers[0].Content)
+	doc, err := parseStored(missers[0].MediaType, missers[0].Content)
 	if err != nil {
 		return 0, false, err
 	}

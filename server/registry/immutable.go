@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"registry/db"
 
@@ -105,7 +106,7 @@ func refuseImmutableImages(tx *db.Tx, repo RepoName, images func() ([]db.Image, 
 // had: its tags would stand for something else. It is as with setTag.
 func (r *Registry) keepMediaType(tx *db.Tx, repo RepoName, m db.Manifest, keep bool) error {
 	was, err := tx.StatManifest(repo, m.Digest)
-	if errors.Is(err, db.ErrNotFound) || err == nil && was.MediaType == m.MediaType {
+	if errors.Is(err, db.ErrNotFound) || err == nil && strings.EqualFold(was.MediaType, m.MediaType) {
 		return nil
 	}
 	if err != nil {

@@ -217,7 +217,7 @@ func (c *copier) copyOne(m db.Manifest) (id int64, err error) {
 			return 0, err
 		}
 	}
-	doc, err := parseManifest(m.MediaType, m.Content)
+	doc, err := parseStored(m.MediaType, m.Content)
 	if err != nil {
 		return 0, fmt.Errorf("stored manifest %s: %w", m.Digest, err)
 	}

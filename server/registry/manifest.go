@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -21,7 +22,6 @@ const (
 	dockerForeignLayer  = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	ociNonDistributable = "application/vnd.oci.image.layer.nondistributable.v1."
 	maxReferences       = 10_000 // in one manifest
-	maxMediaType        = 255    // bytes; RFC 6838 section 4.2 allows 127 on each side of the slash
 )
 
 // A document is what the registry has to know of a manifest. The bytes themselves are kept as they came.
@@ -41,11 +41,24 @@ type reference struct {
 	optional  bool // a layer that is fetched from elsewhere and need not be here
 }
 
-// parseManifest reads a manifest of any media type. It is strict about what two readers could understand differently:
-// a media type that contradicts contentType, members given twice or in another case, content of both an image and an
-// index (CVE-2021-41190). The error is ManifestInvalid.
+// parseManifest reads a manifest that comes from a client or another registry, of any media type that browsers do nothing
+// with. It is strict about what two readers could understand differently: a media type that contradicts contentType,
+// members given twice or in another case, content of both an image and an index (CVE-2021-41190). The error is
+// ManifestInvalid.
 func parseManifest(contentType string, content []byte) (*document, error) {
 	doc, err := readManifest(contentType, content)
+	if err == nil {
+		err = checkMediaType(doc.mediaType)
+	}
+	if err != nil {
+		return nil, ManifestInvalid.With(err.Error())
+	}
+	return doc, nil
+}
+
+// parseStored reads a manifest that is stored here already, whatever its media type. ManifestInvalid.
+func parseStored(mediaType string, content []byte) (*document, error) {
+	doc, err := readManifest(mediaType, content)
 	if err != nil {
 		return nil, ManifestInvalid.With(err.Error())
 	}
@@ -163,7 +176,7 @@ func (m object) mediaType(contentType string) (string, error) {
 	switch {
 	case own == "" && contentType == "":
 		return "", fmt.Errorf("no media type: the request has no Content-Type and the manifest no mediaType")
-	case own != "" && contentType != "" && own != contentType:
+	case own != "" && contentType != "" && !strings.EqualFold(own, contentType):
 		return "", fmt.Errorf("mediaType is %.80q but Content-Type is %.80q", own, contentType)
 	case contentType == "":
 		contentType = own
@@ -189,11 +202,16 @@ func isMediaType(s string) bool {
 }
 
 func isImage(mediaType string) bool {
-	return mediaType == v1.MediaTypeImageManifest || mediaType == dockerManifest
+	return isType(mediaType, v1.MediaTypeImageManifest, dockerManifest)
 }
 
 func isIndex(mediaType string) bool {
-	return mediaType == v1.MediaTypeImageIndex || mediaType == dockerManifestList
+	return isType(mediaType, v1.MediaTypeImageIndex, dockerManifestList)
+}
+
+// isType says whether a media type is one of these. Its case makes no difference (RFC 6838 section 4.2).
+func isType(mediaType string, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(mediaType, name) })
 }
 
 // checkShape sees that the members fit the media type, where the specification says which.
@@ -201,7 +219,7 @@ func (m object) checkShape(mediaType string) error {
 	version, versionErr := m.integer("schemaVersion")
 	_, hasVersion := m["schemaVersion"]
 	switch {
-	case mediaType == dockerSchema1 || mediaType == dockerSchema1Signed || hasVersion && versionErr == nil && version == 1:
+	case isType(mediaType, dockerSchema1, dockerSchema1Signed) || hasVersion && versionErr == nil && version == 1:
 		return fmt.Errorf("schema 1 of Docker is not supported: push schema 2 or an OCI manifest")
 	case hasVersion && versionErr != nil:
 		return versionErr
@@ -283,7 +301,7 @@ type descriptor struct {
 }
 
 func (d descriptor) reference() reference {
-	optional := d.mediaType == dockerForeignLayer || strings.HasPrefix(d.mediaType, ociNonDistributable)
+	optional := isType(d.mediaType, dockerForeignLayer) || strings.HasPrefix(strings.ToLower(d.mediaType), ociNonDistributable)
 	return reference{digest: d.digest, size: d.size, mediaType: d.mediaType, optional: optional}
 }
 

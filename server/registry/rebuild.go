@@ -224,7 +224,7 @@ func (b *rebuilder) tag(tx *db.Tx, l journalLine) error {
 }
 
 func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
-	doc, err := parseManifest(l.MediaType, l.Content)
+	doc, err := parseStored(l.MediaType, l.Content)
 	if err != nil || l.Digest.Validate() != nil || l.Digest.Algorithm().FromBytes(l.Content) != l.Digest {
 		b.report.Broken++
 		return nil

@@ -219,7 +219,7 @@ func (u *undeleter) undelete(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	doc, err := parseManifest(m.MediaType, m.Content)
+	doc, err := parseStored(m.MediaType, m.Content)
 	if err != nil {
 		return fmt.Errorf("stored manifest %s: %w", d, err)
 	}

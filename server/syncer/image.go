@@ -162,6 +162,7 @@ func (c *copier) child(ctx context.Context, d v1.Descriptor, depth int) error {
 }
 
 func isManifest(mediaType string) bool {
+	mediaType = strings.ToLower(mediaType)
 	return strings.HasPrefix(mediaType, "application/vnd.docker.distribution.manifest.") ||
 		mediaType == v1.MediaTypeImageIndex || mediaType == v1.MediaTypeImageManifest || mediaType == "application/vnd.oci.artifact.manifest.v1+json"
 }
@@ -253,6 +254,7 @@ func (c *copier) blob(ctx context.Context, d v1.Descriptor) error {
 
 // isForeign says whether a layer is had elsewhere and need not be here.
 func isForeign(mediaType string) bool {
+	mediaType = strings.ToLower(mediaType)
 	return mediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" || strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.")
 }
 
