@@ -14,8 +14,10 @@ import (
 	"strings"
 )
 
-// What proxies in front of the server say about a request: who sent it, and by which name the server was called. Anybody
-// can send these headers, so nothing in them counts unless the peer is a trusted proxy.
+// What proxies in front of the server say about a request: who sent it, and by which name the server was called. Every
+// client can send these headers, so nothing in them counts unless the peer is a trusted proxy, with one exception: see
+// origin. X-Forwarded-* count where there is one of them, else Forwarded; a proxy adds to one kind and passes the other on
+// as a client sent it, so if both are there and contradict each other neither counts.
 
 // clientAddress returns the address of who sent the request: the peer, or for a trusted peer the last address on the way
 // that is not one of a trusted proxy. It is not valid if the peer has none, as on a Unix socket.
@@ -24,7 +26,13 @@ func (s *Server) clientAddress(r *http.Request) netip.Addr {
 	if !s.trusts(address) {
 		return address
 	}
-	for _, hop := range slices.Backward(hopsOf(r.Header)) {
+	return s.sender(s.hopsOf(r.Header), address)
+}
+
+// sender is the last address on the way that is not one of a trusted proxy. peer is the one that the hops came from.
+func (s *Server) sender(hops []hop, peer netip.Addr) netip.Addr {
+	address := peer
+	for _, hop := range slices.Backward(hops) {
 		sender, ok := parseHop(hop.sender)
 		if !ok {
 			break
@@ -38,7 +46,8 @@ func (s *Server) clientAddress(r *http.Request) netip.Addr {
 
 // origin returns scheme://host[:port] of this server as the client sees it, without a port that goes without saying. The
 // host consists of letters, digits, dots and dashes or is an IPv6 address in brackets: an origin may be put in quotes. A
-// request that says something else gets the address that it came in by.
+// request that says something else gets the address that it came in by. That the client came by HTTPS is believed of every
+// peer: it will send a password there, and who lies about that harms only themselves.
 func (s *Server) origin(r *http.Request) string {
 	if s.cfg.ExternalURL != "" {
 		return s.cfg.ExternalURL
@@ -48,7 +57,9 @@ func (s *Server) origin(r *http.Request) string {
 		seen.scheme = "https"
 	}
 	if s.trusts(peerAddress(r)) {
-		seen = s.outermost(r.Header).or(seen)
+		seen = s.outermost(s.hopsOf(r.Header)).or(seen)
+	} else if saysHTTPS(r.Header) {
+		seen.scheme = "https"
 	}
 	host, port, ok := ParseHost(seen.host)
 	if !ok {
@@ -141,9 +152,9 @@ func (h hop) or(other hop) hop {
 	return h
 }
 
-// outermost is what the trusted proxy says that the client spoke to.
-func (s *Server) outermost(header http.Header) (out hop) {
-	for _, h := range slices.Backward(hopsOf(header)) {
+// outermost is what the trusted proxies say that the client spoke to.
+func (s *Server) outermost(hops []hop) (out hop) {
+	for _, h := range slices.Backward(hops) {
 		out = h.or(out)
 		if sender, ok := parseHop(h.sender); !ok || !s.trusts(sender) {
 			break
@@ -152,14 +163,50 @@ func (s *Server) outermost(header http.Header) (out hop) {
 	return out
 }
 
-// hopsOf are what the proxies in the way say, the nearest last: in X-Forwarded-* if there is one of them, else in
-// Forwarded (RFC 7239).
-func hopsOf(header http.Header) []hop {
-	name := func(what string) string { return "X-Forwarded-" + what }
-	if !slices.ContainsFunc([]string{"For", "Proto", "Host", "Port"}, func(what string) bool { return len(header[name(what)]) > 0 }) {
-		return parseForwarded(header.Values("Forwarded"))
+// hopsOf are what the proxies on the way say, the nearest last: in X-Forwarded-* if there is one of them, else in
+// Forwarded (RFC 7239), and nothing if they contradict each other.
+func (s *Server) hopsOf(header http.Header) []hop {
+	name := forwardedBy(header)
+	if name == "" || name == "Forwarded" {
+		return parseForwarded(header["Forwarded"])
 	}
-	var hops []hop
+	hops := parseXForwarded(header)
+	if len(header["Forwarded"]) > 0 && !s.agree(hops, parseForwarded(header["Forwarded"])) {
+		if s.contradicted.CompareAndSwap(false, true) {
+			s.log.Warn("a trusted proxy sends Forwarded and X-Forwarded-* that contradict each other, so neither is believed: have it set one and remove the other",
+				"forwarded", logged(strings.Join(header["Forwarded"], ", ")), name, logged(strings.Join(header[name], ", ")))
+		}
+		return nil
+	}
+	return hops
+}
+
+// agree says whether what X-Forwarded-* say is also what Forwarded says: the same sender, and scheme and host if both have
+// one. A client can make Forwarded unreadable, so that the sender is missing there is no agreement.
+func (s *Server) agree(x, forwarded []hop) bool {
+	one, other := s.outermost(x), s.outermost(forwarded)
+	hostOf := func(h hop) string { host, _, _ := ParseHost(h.host); return strings.ToLower(host) }
+	switch {
+	case x[len(x)-1].sender != "" && s.sender(x, netip.Addr{}) != s.sender(forwarded, netip.Addr{}):
+		return false
+	case one.scheme != "" && other.scheme != "" && one.scheme != other.scheme:
+		return false
+	}
+	return one.host == "" || other.host == "" || hostOf(one) == hostOf(other)
+}
+
+// saysHTTPS says whether the nearest proxy says that it was spoken to by HTTPS.
+func saysHTTPS(header http.Header) bool {
+	if proto := header["X-Forwarded-Proto"]; len(proto) > 0 {
+		return scheme(lastOf(proto)) == "https"
+	}
+	hops := parseForwarded(header["Forwarded"])
+	return len(hops) > 0 && hops[len(hops)-1].scheme == "https"
+}
+
+// parseXForwarded reads X-Forwarded-*.
+func parseXForwarded(header http.Header) (hops []hop) {
+	name := func(what string) string { return "X-Forwarded-" + what }
 	for _, sender := range list(header[name("For")]) {
 		hops = append(hops, hop{sender: sender})
 	}
@@ -173,6 +220,30 @@ func hopsOf(header http.Header) []hop {
 		last.port = port
 	}
 	return hops
+}
+
+// noticeProxy says, once, that a proxy speaks for its clients and is not believed: all of them then have one address, and
+// what one does wrong is held against all.
+func (s *Server) noticeProxy(r *http.Request) {
+	if s.noticed.Load() {
+		return
+	}
+	name := forwardedBy(r.Header)
+	if name == "" || s.trusts(peerAddress(r)) || !s.noticed.CompareAndSwap(false, true) {
+		return
+	}
+	s.log.Warn("a request says by a header for whom it is passed on, which is believed of no proxy that is not trusted: "+
+		"all clients of that proxy have its address; if it is yours, name it with --trusted-proxies", "header", name, "proxy", r.RemoteAddr)
+}
+
+// forwardedBy names the first header by which a proxy says something of the client, "" if there is none.
+func forwardedBy(h http.Header) string {
+	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded"} {
+		if len(h[name]) > 0 {
+			return name
+		}
+	}
+	return ""
 }
 
 // list splits a header at its commas.

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,7 +16,7 @@ import (
 
 // behind is a server that trusts these proxies.
 func behind(external string, proxies ...string) *Server {
-	s := &Server{cfg: Config{ExternalURL: external}}
+	s := &Server{cfg: Config{ExternalURL: external}, log: slog.New(slog.DiscardHandler)}
 	for _, p := range proxies {
 		s.cfg.TrustedProxies = append(s.cfg.TrustedProxies, netip.MustParsePrefix(p))
 	}
@@ -62,7 +64,13 @@ func TestClientAddress(t *testing.T) {
 		{"IPv6 with a port", "[fd00::1%eth0]:1", []string{"X-Forwarded-For: [2001:db8::7]:99"}, "2001:db8::7"},
 		{"IPv4 in IPv6", "[::ffff:10.1.2.3]:1", []string{"X-Forwarded-For: ::ffff:198.51.100.7"}, "198.51.100.7"},
 		{"RFC 7239", proxy, []string{`Forwarded: for=1.1.1.1, For="[2001:db8::7]:99";proto=https, for=10.9.9.9`}, "2001:db8::7"},
-		{"RFC 7239 beside the other", proxy, []string{"Forwarded: for=1.1.1.1", "X-Forwarded-For: 198.51.100.7"}, "198.51.100.7"},
+		{"RFC 7239 beside the other", proxy, []string{"Forwarded: for=198.51.100.7", "X-Forwarded-For: 198.51.100.7"}, "198.51.100.7"},
+		{"RFC 7239 beside more of the other", proxy, []string{`Forwarded: for="198.51.100.7:80";proto=https`, "X-Forwarded-For: 1.1.1.1, 198.51.100.7, 10.9.9.9"}, "198.51.100.7"},
+		{"RFC 7239 against the other", proxy, []string{"Forwarded: for=1.1.1.1", "X-Forwarded-For: 198.51.100.7"}, "10.1.2.3"},
+		{"RFC 7239 that names none against the other", proxy, []string{"Forwarded: for=unknown", "X-Forwarded-For: 198.51.100.7"}, "10.1.2.3"},
+		{"RFC 7239 that cannot be read beside the other", proxy, []string{`Forwarded: for=", for=1.1.1.1`, "X-Forwarded-For: 198.51.100.7"}, "10.1.2.3"},
+		{"RFC 7239 without a sender beside the other", proxy, []string{"Forwarded: proto=http", "X-Forwarded-For: 198.51.100.7"}, "10.1.2.3"},
+		{"RFC 7239 against another word", proxy, []string{"Forwarded: for=198.51.100.7;proto=http", "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https"}, "10.1.2.3"},
 		{"RFC 7239 beside another word", proxy, []string{"Forwarded: for=1.1.1.1", "X-Forwarded-Proto: https"}, "10.1.2.3"},
 		{"RFC 7239, hidden", proxy, []string{"Forwarded: for=1.1.1.1, for=_hidden"}, "10.1.2.3"},
 		{"RFC 7239, an open quote", proxy, []string{`Forwarded: for=1.1.1.1;x=", for=198.51.100.7`}, "10.1.2.3"},
@@ -86,7 +94,11 @@ func TestOrigin(t *testing.T) {
 	}{
 		{"nothing said", proxy, nil, "http://local:5000"},
 		{"a stranger", stranger, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "X-Forwarded-Port: 1",
-			"Forwarded: host=evil.example;proto=https"}, "http://local:5000"},
+			"Forwarded: host=evil.example;proto=https"}, "https://local:5000"},
+		{"a stranger by HTTPS", stranger, []string{"Forwarded: proto=http, proto=https;host=evil.example"}, "https://local:5000"},
+		{"a stranger by HTTP", stranger, []string{"X-Forwarded-Proto: https, http", "Forwarded: proto=https"}, "http://local:5000"},
+		{"RFC 7239 beside the other", proxy, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: Reg.example", "Forwarded: for=1.1.1.1;proto=https;host=\"reg.example:443\""}, "https://Reg.example"},
+		{"RFC 7239 against the other's host", proxy, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: reg.example", "Forwarded: host=evil.example"}, "http://local:5000"},
 		{"scheme and host", proxy, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: reg.example"}, "https://reg.example"},
 		{"host with a port", proxy, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: reg.example:8443"}, "https://reg.example:8443"},
 		{"port beside the host", proxy, []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: reg.example", "X-Forwarded-Port: 8443"}, "https://reg.example:8443"},
@@ -193,7 +205,13 @@ func FuzzOrigin(f *testing.F) {
 			r.RemoteAddr = stranger
 			plain := request(stranger)
 			plain.Host = host
-			if got, want := s.origin(r), s.origin(plain); got != want {
+			got, want := s.origin(r), s.origin(plain)
+			if saysHTTPS(r.Header) { // which leaves the host, and the port if it does not go without saying
+				https := plain.Clone(t.Context())
+				https.TLS = &tls.ConnectionState{}
+				want = s.origin(https)
+			}
+			if got != want {
 				t.Errorf("a stranger made %q of %q", got, want)
 			}
 			if got := s.clientAddress(r).String(); got != "203.0.113.9" {
@@ -214,5 +232,34 @@ func checkOrigin(t *testing.T, origin string) {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-.:[]", r))
 	}) {
 		t.Errorf("%q is no origin: %v", origin, err)
+	}
+}
+
+// That a proxy is not trusted, or contradicts itself, is said once.
+func TestProxiesAreNoticedOnce(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		peer    string
+		headers []string
+		want    string // in the one line, "" for none
+	}{
+		{"no proxy", stranger, nil, ""},
+		{"a trusted one", proxy, []string{"X-Forwarded-For: 198.51.100.7"}, ""},
+		{"a stranger", stranger, []string{"X-Forwarded-For: 198.51.100.7"}, "--trusted-proxies"},
+		{"a stranger by RFC 7239", stranger, []string{"Forwarded: for=198.51.100.7"}, "--trusted-proxies"},
+		{"a trusted one that contradicts itself", proxy, []string{"X-Forwarded-For: 198.51.100.7", "Forwarded: for=1.1.1.1"}, "contradict"},
+	} {
+		var log bytes.Buffer
+		s, err := New(Config{TrustedProxies: behind("", "10.0.0.0/8").cfg.TrustedProxies, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			s.Handler().ServeHTTP(httptest.NewRecorder(), request(c.peer, c.headers...))
+			s.clientAddress(request(c.peer, c.headers...))
+		}
+		if lines := strings.Count(log.String(), "\n"); c.want == "" && lines > 0 || c.want != "" && (lines != 1 || !strings.Contains(log.String(), c.want)) {
+			t.Errorf("%s: logged %q", c.what, log.String())
+		}
 	}
 }

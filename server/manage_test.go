@@ -20,7 +20,8 @@ import (
 // managed is a server with the users ann, who is an admin, alice and bob. Their passwords are password-NAME.
 type managed struct {
 	*client
-	auth *auth.Authority
+	auth    *auth.Authority
+	handler http.Handler
 }
 
 func newManaged(t *testing.T, cfg auth.Config, change ...func(*server.Config)) managed {
@@ -50,7 +51,7 @@ func newManaged(t *testing.T, cfg auth.Config, change ...func(*server.Config)) m
 	if err != nil {
 		t.Fatal(err)
 	}
-	return managed{newClient(t, s), a}
+	return managed{newClient(t, s), a, s.Handler()}
 }
 
 // as sends a request with Basic authentication: a name, or name:password. No name sends none.

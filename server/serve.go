@@ -140,6 +140,21 @@ func (s *Server) Close() error {
 	return s.http.Close()
 }
 
+// debugHandler answers with the profiler's pages. There is no login, so it answers to the names of this machine only. The
+// pages are no content of strangers: browsers show them, and save its files.
+func (s *Server) debugHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return guard{s: s, hosts: newHosts(s.cfg, true)}.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		mux.ServeHTTP(w, r)
+	}))
+}
+
 // serveDebug serves the profiles of net/http/pprof on their own address: they tell too much for the public one.
 func (s *Server) serveDebug(ctx context.Context, background *sync.WaitGroup) error {
 	if s.cfg.DebugAddr == "" {
@@ -149,13 +164,7 @@ func (s *Server) serveDebug(ctx context.Context, background *sync.WaitGroup) err
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	profiles := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	profiles := &http.Server{Handler: s.debugHandler(), ReadHeaderTimeout: headerTimeout}
 	background.Go(func() {
 		if err := profiles.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("debug server failed", "err", err)

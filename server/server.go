@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,10 +35,14 @@ type Config struct {
 	TLS             Certificates    // nil: plain HTTP
 	ExternalURL     string          // scheme://host[:port] by which clients know the server; "": what a request says
 	TrustedProxies  []netip.Prefix
-	MaxConnections  int    // 0: half of the files that the process may have open, 10,000 at most
-	DebugAddr       string // where pprof listens; "" nowhere
-	Version         string // for the metric of the build
-	OnReady         func() // called when requests are being answered
+	MaxConnections  int      // 0: half of the files that the process may have open, 10,000 at most
+	AllowedHosts    []string // names by which a server without users is known, beside its own; without a port
+	Loopback        bool     // it listens for this machine only
+	CORSOrigins     []string // of pages that may read answers, as ParseOrigin returns them
+	HSTS            bool     // tell browsers that came by HTTPS to do so the next time, too
+	DebugAddr       string   // where pprof listens; "" nowhere
+	Version         string   // for the metric of the build
+	OnReady         func()   // called when requests are being answered
 }
 
 const (
@@ -62,6 +67,8 @@ type Server struct {
 	underWay    sync.RWMutex  // read-locked by every request of the API
 	closing     chan struct{} // closed by Close
 	closed      atomic.Bool
+	// What the log has said once: that a proxy speaks for its clients and is not believed, or contradicts itself.
+	noticed, contradicted atomic.Bool
 }
 
 // New makes a server. It starts nothing.
@@ -79,16 +86,36 @@ func New(cfg Config) (*Server, error) {
 		cfg.DrainTimeout = defaultDrain
 	}
 	s := &Server{cfg: cfg, registry: cfg.Registry, log: cfg.Log, closing: make(chan struct{}), crossOrigin: http.NewCrossOriginProtection()}
-	if cfg.ExternalURL != "" { // by which pages of this server know it, whatever a proxy makes of the Host
-		if err := s.crossOrigin.AddTrustedOrigin(cfg.ExternalURL); err != nil {
-			return nil, err
-		}
+	if err := s.trustOrigins(); err != nil {
+		return nil, err
 	}
 	s.connections = newConnections(cfg.MaxConnections, s.trusts, s.log)
 	s.metrics = newMetrics(s)
-	s.handler = s.router()
+	g := guard{s: s, cors: newCORS(cfg.CORSOrigins)}
+	if cfg.Auth == nil {
+		g.hosts = newHosts(cfg, cfg.Loopback)
+	}
+	s.handler = g.protect(s.router())
 	s.prepareHTTP()
 	return s, nil
+}
+
+// trustOrigins names the origins whose pages may change something: the server's own, whatever a proxy makes of the Host,
+// and those of CORS.
+func (s *Server) trustOrigins() error {
+	trusted := slices.Clone(s.cfg.CORSOrigins)
+	if s.cfg.ExternalURL != "" {
+		trusted = append(trusted, strings.ToLower(s.cfg.ExternalURL))
+	}
+	for _, origin := range trusted {
+		if origin == AnyOrigin {
+			continue
+		}
+		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Handler answers everything the server answers, without a listener.
@@ -138,7 +165,6 @@ func (s *Server) router() http.Handler {
 // the same form.
 func (s *Server) beside(name string, handle func(*recorder, *http.Request) error) http.Handler {
 	return s.observe(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if err := handle(w.(*recorder), r); err != nil {
 			s.writeError(w.(*recorder), r, err)
 		}
@@ -160,8 +186,7 @@ const maxURI = 16 << 10
 
 // serveAPI answers a request below /v2/, or one that nothing else answers.
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
 	if rec := w.(*recorder); rec.namespace != "" {
 		w.Header().Set("Oci-Namespace", rec.namespace)
 	}

@@ -48,7 +48,7 @@ func addressFlags() []cli.Flag {
 }
 
 func serveFlags() []cli.Flag {
-	flags := slices.Concat(locationFlags(), addressFlags(), tlsFlags(), certificateFlags(), proxyFlags(), authFlags(), mirrorFlags())
+	flags := slices.Concat(locationFlags(), addressFlags(), tlsFlags(), certificateFlags(), proxyFlags(), browserFlags(), authFlags(), mirrorFlags())
 	return append(flags,
 		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
 		allowSparseFlag(),

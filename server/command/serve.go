@@ -67,6 +67,8 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer ln.Close()
+	warnOpen(log, opt.users, ln.Addr())
+	opt.server.Loopback = isLoopbackTCP(ln.Addr())
 	opt.registry.Log, opt.server.Log = log, log
 	opened, err := p.Open(ctx, opt.location, opt.registry)
 	if err != nil {
@@ -165,6 +167,9 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 		return opt, err
 	}
 	if opt.tls, err = s.tlsOptions(opt); err != nil {
+		return opt, err
+	}
+	if err := s.browserConfig(&opt); err != nil {
 		return opt, err
 	}
 	return opt, opt.checkAddress()

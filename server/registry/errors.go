@@ -48,6 +48,7 @@ var (
 	RuleInvalid       = &Code{"RULE_INVALID", 400, "invalid rule"}
 	RuleUnknown       = &Code{"RULE_UNKNOWN", 404, "no such rule"}
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
+	Misdirected       = &Code{"DENIED", 421, "the request is for another host"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}
