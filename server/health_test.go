@@ -43,8 +43,10 @@ func TestPartsFail(t *testing.T) {
 	fresh := func() *client { // one whose server remembers no answer of readiness
 		return newClient(t, newServer(t, func(cfg *server.Config) { cfg.Registry = reg }))
 	}
-	if a := fresh().do("GET", "/readyz", ""); a.StatusCode != 503 || a.body != "blobs failed\n" {
-		t.Error(a.Status, a.body)
+	for path, want := range map[string]int{"/readyz": 200, "/readyz?writes=0": 200, "/readyz?writes=1": 503} {
+		if a := fresh().do("GET", path, ""); a.StatusCode != want || a.body != "degraded: blobs\n" {
+			t.Error(path, a.Status, a.body)
+		}
 	}
 	dropTables(t, path)
 	c := fresh()
@@ -64,6 +66,43 @@ func TestPartsFail(t *testing.T) {
 	if a := c.do("GET", "/livez", ""); a.StatusCode != 200 {
 		t.Error(a.Status)
 	}
+}
+
+// lost is a store that has lost what it took.
+type lost struct{ blobs.Store }
+
+func (lost) Open(context.Context, blobs.Name) (blobs.File, blobs.Info, error) {
+	return nil, blobs.Info{}, errors.New("/secret/blobs: input/output error")
+}
+
+// Readiness tells what works: see the table of serveReady.
+func TestReadiness(t *testing.T) {
+	store, err := blobs.OpenDir(t.Context(), filepath.Join(t.TempDir(), "blobs"), blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	database := dbtest.Open(t)
+	with := func(store blobs.Store, readOnly bool) *client {
+		reg := registry.New(registry.Config{DB: database, Blobs: store})
+		return newClient(t, newServer(t, func(cfg *server.Config) { cfg.Registry, cfg.ReadOnly = reg, readOnly }))
+	}
+	check := func(c *client, path string, status int, body string) {
+		t.Helper()
+		if a := c.do("GET", path, ""); a.StatusCode != status || a.body != body {
+			t.Errorf("%s: %s %q, want %d %q", path, a.Status, a.body, status, body)
+		}
+	}
+	whole := with(store, false)
+	check(whole, "/readyz", 200, "ok\n")
+	check(whole, "/readyz?writes=1", 200, "ok\n")
+	check(whole, "/readyz?writes=perhaps", 400, "writes may be 0 or 1\n")
+	check(with(lost{store}, false), "/readyz", 200, "ok\n") // there is nothing to read
+	whole.push("a", "content")
+	readOnly := with(store, true)
+	check(readOnly, "/readyz", 200, "degraded: read-only\n")
+	check(readOnly, "/readyz?writes=1", 503, "degraded: read-only\n")
+	check(with(lost{store}, false), "/readyz", 503, "blobs failed\n")
+	check(with(lost{store}, true), "/readyz?writes=1", 503, "blobs failed\n")
 }
 
 func dropTables(t *testing.T, path string) {

@@ -122,7 +122,7 @@ func (p *Program) app() *cli.App {
 func (p *Program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.command("serve", "", "serve the registry over HTTP", p.serve, serveFlags()),
-		p.command("healthcheck", "", "ask a server on this machine whether it is ready", p.healthcheck, healthcheckFlags()),
+		p.command("healthcheck", "", "ask a server on this machine whether it is ready (/readyz)", p.healthcheck, healthcheckFlags()),
 		p.command("trust", "[HOST[:PORT]]", "print the commands that make a client trust the CA of --tls auto", p.trust, trustFlags()),
 		p.group("repo", "list and remove repositories",
 			p.command("list", "[NAME|GLOB]...", "list repositories", p.repoList, locationFlags(), jsonFlag()),

@@ -206,7 +206,9 @@ func mirrorConfigFlags() []cli.Flag {
 }
 
 func healthcheckFlags() []cli.Flag {
-	return append(slices.Concat(addressFlags(), tlsFlags()), &cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
+	return append(slices.Concat(addressFlags(), tlsFlags()),
+		&cli.BoolFlag{Name: "writes", Usage: "fail also when the registry can only be read from"},
+		&cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, DefaultText: "3s", Usage: "wait this `TIME` for the answer"})
 }
 
 func jsonFlag() []cli.Flag {

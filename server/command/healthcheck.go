@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// healthcheck asks a server on this machine for /readyz. It takes the settings of serve, so that in a container or a
+// healthcheck asks a server on this machine for /readyz: a registry that can only be read from is healthy, unless --writes
+// asks for more. It takes the settings of serve, so that in a container or a
 // unit the same variables lead both to the same place.
 func (p *Program) healthcheck(ctx context.Context, s *settings) error {
 	address, err := s.address()
@@ -27,7 +28,15 @@ func (p *Program) healthcheck(ctx context.Context, s *settings) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return ask(ctx, serverURL(reachable(address), kind != tlsNone)+"/readyz")
+	url := serverURL(reachable(address), kind != tlsNone) + "/readyz"
+	if s.Bool("writes") {
+		url += "?writes=1"
+	}
+	text, err := ask(ctx, url)
+	if err == nil && text != "ok" {
+		fmt.Fprintln(p.Stdout, text)
+	}
+	return err
 }
 
 // reachable turns the address a server listens on into one that can be dialled.
@@ -42,21 +51,23 @@ func reachable(address string) string {
 	return net.JoinHostPort(host, port)
 }
 
-func ask(ctx context.Context, url string) error {
+// ask returns the text of an answer with status 200, in one line.
+func ask(ctx context.Context, url string) (text string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	// The certificate names the server as others call it, not as this machine dials it, and nothing secret is sent.
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	answer, err := client.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer answer.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
+	text = strings.Join(strings.Fields(string(body)), " ")
 	if answer.StatusCode != http.StatusOK {
-		why, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
-		return fmt.Errorf("%s answered %s: %s", url, answer.Status, strings.Join(strings.Fields(string(why)), " "))
+		return "", fmt.Errorf("%s answered %s: %s", url, answer.Status, text)
 	}
-	return nil
+	return text, nil
 }

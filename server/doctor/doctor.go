@@ -85,7 +85,7 @@ func Run(ctx context.Context, opt Options) ([]Check, error) {
 	if p.digest, err = digest.FromReader(p.body()); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) bool{p.connect, p.api, p.login, p.upload, p.send, p.commit, p.head, p.pull, p.ranges, p.manifest, p.namespace, p.referrers} {
+	for _, step := range []func(context.Context) bool{p.connect, p.api, p.ready, p.login, p.upload, p.send, p.commit, p.head, p.pull, p.ranges, p.manifest, p.namespace, p.referrers} {
 		if !step(ctx) || ctx.Err() != nil {
 			break
 		}
@@ -276,6 +276,26 @@ func (p *patient) api(ctx context.Context) bool {
 	if answer.StatusCode == http.StatusUnauthorized {
 		p.asksFor = answer.Header.Get("Www-Authenticate")
 		p.challenge(p.asksFor)
+	}
+	return true
+}
+
+// ready asks a registry of this kind, if the proxy lets it be asked, whether it takes pushes. Others have no such address.
+func (p *patient) ready(ctx context.Context) bool {
+	answer, text, err := p.bare(ctx, p.base.Scheme+"://"+p.base.Host+"/readyz?writes=1")
+	if err != nil {
+		return true
+	}
+	l := p.look("ready", "GET /readyz?writes=1")
+	said := strings.TrimSpace(string(text))
+	switch {
+	case answer.StatusCode == http.StatusOK && said == "ok":
+		l.ok("pulls and pushes work")
+	case answer.StatusCode != http.StatusServiceUnavailable:
+	case strings.HasPrefix(said, "degraded: "):
+		l.problem("see the server's log and its disk, unless the registry is meant to be read-only", "pulls work, pushes do not: %s", said)
+	case said == "stopping" || strings.HasSuffix(said, " failed"):
+		l.problem("see the server's log", "%.80s", said)
 	}
 	return true
 }

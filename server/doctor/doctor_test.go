@@ -111,6 +111,14 @@ func status(code int) func(http.ResponseWriter, *http.Request, http.Handler) {
 	}
 }
 
+// ready answers as a registry that is not.
+func ready(text string) func(http.ResponseWriter, *http.Request, http.Handler) {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		io.WriteString(w, text+"\n")
+	}
+}
+
 func zipped(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	inner := httptest.NewRecorder()
 	next.ServeHTTP(inner, r)
@@ -191,6 +199,9 @@ func TestHealthy(t *testing.T) {
 			if len(checks) < 12 {
 				t.Errorf("%s, %s: only %d checks", name, scheme, len(checks))
 			}
+			if !slices.ContainsFunc(checks, func(c doctor.Check) bool { return c.Name == "ready" }) {
+				t.Errorf("%s, %s: nothing says whether it takes pushes", name, scheme)
+			}
 			if found := bad(checks); len(found) > 0 {
 				t.Errorf("%s, %s: %+v", name, scheme, found)
 			}
@@ -228,6 +239,8 @@ func TestTroubles(t *testing.T) {
 		"no challenge":              {false, true, without("Www-Authenticate"), "realm", doctor.Problem, "WWW-Authenticate"},
 		"Basic only":                {false, true, replaced("Www-Authenticate", "Bearer", "Basic"), "realm", doctor.Warning, "Bearer"},
 		"Authorization is dropped":  {false, true, dropAuthorization, "login", doctor.Problem, "Authorization"},
+		"no pushes":                 {false, false, on("GET", "/readyz?writes=1", ready("degraded: blobs")), "ready", doctor.Problem, "disk"},
+		"no pulls":                  {false, false, on("GET", "/readyz?writes=1", ready("database failed")), "ready", doctor.Problem, "log"},
 		"body limit":                {false, false, on("PATCH", "/uploads/", status(413)), "body", doctor.Problem, "client_max_body_size"},
 		"no chunked bodies":         {false, false, on("PATCH", "/uploads/", status(411)), "body", doctor.Problem, "chunked"},
 		"PATCH is refused":          {false, false, on("PATCH", "/uploads/", status(405)), "body", doctor.Problem, "every method"},

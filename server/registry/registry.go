@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -240,8 +241,43 @@ func (r *Registry) keepReserve() {
 	}
 }
 
-// Ready proves that the registry can take a push: it writes to the database and to the store.
-func (r *Registry) Ready(ctx context.Context) error {
+// Readable proves that the registry can serve pulls: it reads from the database, and a byte of a blob if there is any.
+func (r *Registry) Readable(ctx context.Context) error {
+	const sample = 20 // one that is lost or damaged is for check to report
+	var some []db.StoredBlob
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		some, err = tx.StoredBlobs(0, sample)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	var failed error
+	for _, b := range some {
+		if failed = r.readByte(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation}); failed == nil {
+			return nil
+		}
+	}
+	if failed != nil {
+		return fmt.Errorf("blobs: %w", failed)
+	}
+	return nil
+}
+
+func (r *Registry) readByte(ctx context.Context, name blobs.Name) error {
+	f, _, err := r.blobs.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Read(make([]byte, 1)); err != io.EOF { // which an empty blob ends with
+		return err
+	}
+	return nil
+}
+
+// Writable proves that the registry can take a push: it writes to the database and to the store.
+func (r *Registry) Writable(ctx context.Context) error {
 	if err := r.db.Relaxed(ctx, (*db.Tx).Probe); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}

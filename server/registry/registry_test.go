@@ -913,7 +913,7 @@ func TestDatabaseAndBlobsBelongTogether(t *testing.T) {
 func TestReadyAndTotals(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "{}")))
-	if err := f.Ready(t.Context()); err != nil {
+	if err := f.Writable(t.Context()); err != nil {
 		t.Error(err)
 	}
 	got, err := f.Totals(t.Context())
