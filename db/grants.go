@@ -42,6 +42,24 @@ func (tx *Tx) Grants() ([]Grant, error) {
 	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants ORDER BY grantee, repository`)
 }
 
+// GrantsTo returns the grants of a grantee.
+func (tx *Tx) GrantsTo(grantee string) ([]Grant, error) {
+	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants WHERE grantee = ? ORDER BY repository`, grantee)
+}
+
+// inNamespace is the condition that a grant is for repositories in the namespace of a name: its glob is the name, or begins
+// with the name and a slash. Its arguments are those of namespace.
+const inNamespace = `(repository = ? OR repository > ? AND repository < ?)`
+
+func namespace(name string) []any { return []any{name, name + "/", name + "0"} } // 0 follows / in ASCII
+
+// CountGrantsIn counts the grants in the namespace of a user, 0 if there is no such user.
+func (tx *Tx) CountGrantsIn(user string) (n int, err error) {
+	err = tx.row(`SELECT count(*) FROM grants WHERE `+inNamespace+` AND EXISTS (SELECT 1 FROM users WHERE name = ?)`,
+		append(namespace(user), user), &n)
+	return n, err
+}
+
 // GrantsOf returns the grants of a user and of the groups he is in.
 func (tx *Tx) GrantsOf(u User) ([]Grant, error) {
 	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants

@@ -55,29 +55,27 @@ func (tx *Tx) Visibilities(last string, limit int) (list []Visibility, err error
 	return list, err
 }
 
-// BlobVisibilities calls fn for the repositories that have a blob, until it says that it wants no more.
-func (tx *Tx) BlobVisibilities(d digest.Digest, fn func(Visibility) (more bool, err error)) error {
+// BlobVisibility is a repository that has a blob.
+type BlobVisibility struct {
+	ID int64
+	Visibility
+}
+
+// BlobVisibilities returns up to limit repositories with keys after another one that have a blob.
+func (tx *Tx) BlobVisibilities(d digest.Digest, after int64, limit int) (list []BlobVisibility, err error) {
 	packed, err := packDigest(d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = tx.rows(`
-		SELECT r.name, r.public FROM blobs b JOIN repository_blobs rb ON rb.blob_id = b.id JOIN repositories r ON r.id = rb.repository_id
-		WHERE b.digest = ? AND b.damaged_at = 0`, []any{packed}, func(r *sql.Rows) error {
-		var v Visibility
-		if err := r.Scan(&v.Repository, &v.Public); err != nil {
-			return err
-		}
-		more, err := fn(v)
-		if err == nil && !more {
-			err = errEnough
-		}
+		SELECT r.id, r.name, r.public FROM blobs b JOIN repository_blobs rb ON rb.blob_id = b.id JOIN repositories r ON r.id = rb.repository_id
+		WHERE b.digest = ? AND b.damaged_at = 0 AND rb.repository_id > ? ORDER BY rb.repository_id LIMIT ?`, []any{packed, after, limit}, func(r *sql.Rows) error {
+		var h BlobVisibility
+		err := r.Scan(&h.ID, &h.Repository, &h.Public)
+		list = append(list, h)
 		return err
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return err
+	return list, err
 }
 
 // RepositoryInfo is what a list of repositories shows.

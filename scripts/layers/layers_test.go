@@ -12,7 +12,7 @@ import (
 // layers are the packages of the module from the bottom up. A package may import those of lower layers only; packages of
 // one layer do not know each other. A new package gets its place here.
 var layers = [][]string{
-	{"registry/db", "registry/blobs"},
+	{"registry/db", "registry/blobs", "registry/server/match"},
 	{"registry/server/registry", "registry/server/remote"},
 	{"registry/server/auth", "registry/server/mirror", "registry/server/bundle", "registry/server/takeover",
 		"registry/server/certs", "registry/server/clientfile"},

@@ -147,14 +147,14 @@ const maxStandings = 10_000
 type standing struct {
 	db.User
 	generation string // as tokens have it
-	grants     []Rule
+	grants     ruleSet
 	tokens     []apiToken
 }
 
 // apiToken is a token of a user with its scopes understood.
 type apiToken struct {
 	db.APIToken
-	rules []Rule
+	rules ruleSet
 }
 
 // fresh forgets what it remembers if the database says something else now. It returns with the policy locked.
@@ -185,12 +185,12 @@ func (a *Authority) standing(ctx context.Context, name string) (*standing, error
 		if err != nil {
 			return err
 		}
-		for _, g := range grants {
-			s.grants = append(s.grants, Rule{Actions(g.Actions), g.Repository})
+		if s.grants, err = compileGrants(grants); err != nil {
+			return err
 		}
 		tokens, err := tx.APITokens(name)
 		for _, t := range tokens {
-			rules, ruleErr := ParseRules(t.Scopes)
+			rules, ruleErr := readRules(t.Scopes)
 			s.tokens = append(s.tokens, apiToken{t, rules})
 			err = errors.Join(err, ruleErr)
 		}

@@ -1,7 +1,9 @@
 package auth_test
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +114,43 @@ func TestRegistrationIsThrottled(t *testing.T) {
 		t.Error(err)
 	}
 	if err := a.CreateUser(ctx, by, "ann", "password", false, true); !registry.Taken.Is(err) {
+		t.Error(err)
+	}
+}
+
+// What a user gives others costs them little, and is not without end.
+func TestGrantsAreBounded(t *testing.T) {
+	a := auth.New(auth.Config{DB: dbtest.Open(t)})
+	ctx, by := t.Context(), registry.Actor{User: "eve"}
+	for _, name := range []string{"eve", "ann"} {
+		if err := a.CreateUser(ctx, by, name, "passphrase", false, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	give := func(grantee, glob string) error {
+		return a.SetGrant(ctx, by, grantee, auth.Rule{Actions: auth.Pull, Repository: glob})
+	}
+	if err := give("ann", "eve/{*,*}"+strings.Repeat("*a", 40)); err != nil {
+		t.Fatal(err)
+	}
+	if err := give("ann", "eve/*"+strings.Repeat("*b", 20)); !registry.RequestInvalid.Is(err) {
+		t.Error("grants that together cost too much:", err)
+	}
+	if err := give("ann", "team/*"+strings.Repeat("*b", 20)); err != nil {
+		t.Error("no name is compared with both:", err)
+	}
+	for i := range 999 {
+		if err := give("ann", fmt.Sprint("eve/a", i)); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if err := give("eve", "eve/one-more"); !registry.RequestInvalid.Is(err) {
+		t.Error(err)
+	}
+	if err := give("ann", "eve/a7"); err != nil {
+		t.Error("one that is there:", err)
+	}
+	if err := give("ann", "team/x"); err != nil {
 		t.Error(err)
 	}
 }

@@ -3,15 +3,10 @@ package auth
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"registry/db"
 	"registry/server/registry"
-
-	"github.com/bmatcuk/doublestar/v4"
 )
 
 // Actions is a set of what can be done in a repository. The database stores its bits.
@@ -71,74 +66,6 @@ func (a Actions) String() string {
 // has says whether all of want is in a.
 func (a Actions) has(want Actions) bool { return a&want == want }
 
-// Rule is what may be done in the repositories that a glob matches, as doublestar does: ** for any number of segments.
-type Rule struct {
-	Actions    Actions
-	Repository string
-}
-
-// ParseRule reads the form actions:glob, such as pull,delete:team/**.
-func ParseRule(s string) (Rule, error) {
-	names, glob, _ := strings.Cut(s, ":")
-	actions, err := ParseActions(names)
-	if err != nil {
-		return Rule{}, err
-	}
-	return Rule{actions, glob}, CheckGlob(glob)
-}
-
-// ParseRules reads rules with spaces between them.
-func ParseRules(s string) (rules []Rule, err error) {
-	for field := range strings.FieldsSeq(s) {
-		r, err := ParseRule(field)
-		if err != nil {
-			return nil, err
-		}
-		if rules = append(rules, r); len(rules) > maxRules {
-			return nil, fmt.Errorf("more than %d rules", maxRules)
-		}
-	}
-	return rules, nil
-}
-
-func (r Rule) String() string { return r.Actions.String() + ":" + r.Repository }
-
-func formatRules(rules []Rule) string {
-	var list []string
-	for _, r := range rules {
-		list = append(list, r.String())
-	}
-	return strings.Join(list, " ")
-}
-
-// What rules may cost: users write some of their own, for tokens, and every request is compared with them.
-const (
-	maxGlob  = 512 // bytes
-	maxBrace = 2   // {} of a glob: matching tries all combinations of their alternatives
-	maxRules = 100
-)
-
-// CheckGlob says what is wrong with a glob of repositories.
-func CheckGlob(glob string) error {
-	odd := func(r rune) bool { return r <= ' ' || r == utf8.RuneError || unicode.IsControl(r) }
-	if glob == "" || len(glob) > maxGlob || strings.ContainsFunc(glob, odd) || !doublestar.ValidatePattern(glob) {
-		return fmt.Errorf("%.80q is not a glob of repositories, such as team/**", glob)
-	}
-	if strings.Count(glob, "{") > maxBrace {
-		return fmt.Errorf("%.80q has more than %d {}: use several globs", glob, maxBrace)
-	}
-	return nil
-}
-
-func allowed(rules []Rule, repo db.RepoName) (actions Actions) {
-	for _, r := range rules {
-		if actions|r.Actions != actions && doublestar.MatchUnvalidated(r.Repository, string(repo)) {
-			actions |= r.Actions
-		}
-	}
-	return actions
-}
-
 // InNamespace says whether all that a glob matches is in the namespace of a user.
 func InNamespace(user, glob string) bool {
 	at := strings.IndexAny(glob, `*?[{\`)
@@ -160,7 +87,7 @@ type Caller struct {
 	LoggedIn bool   // by name, or anonymously with a bearer token
 	standing *standing
 	bounded  bool // by an API token: he may do what both he and the token may
-	bounds   []Rule
+	bounds   ruleSet
 	bearer   bool // by a bearer token, which bounds him to
 	access   []Access
 	apiToken string // its mark, "" for none
@@ -174,14 +101,14 @@ func (c Caller) rights(repo db.RepoName) (actions Actions) {
 	case c.standing.Admin || owns(c.Name, repo):
 		return All
 	}
-	return allowed(c.standing.grants, repo)
+	return c.standing.grants.allowed(repo)
 }
 
 // limits is what the tokens that a caller came with leave of his rights.
 func (c Caller) limits(repo db.RepoName) Actions {
 	limits := All
 	if c.bounded {
-		limits = allowed(c.bounds, repo)
+		limits = c.bounds.allowed(repo)
 	}
 	if c.bearer {
 		from := accessTo(c.access, repo)
@@ -235,8 +162,7 @@ func (c Caller) IsAdmin() bool { return c.standing != nil && c.standing.Admin &&
 
 // ReadsAll says whether a caller is an admin who may read, be it with an API token for every repository.
 func (c Caller) ReadsAll() bool {
-	everything := slices.ContainsFunc(c.bounds, func(r Rule) bool { return r.Repository == "**" })
-	return c.standing != nil && c.standing.Admin && !c.bearer && (!c.bounded || everything)
+	return c.standing != nil && c.standing.Admin && !c.bearer && (!c.bounded || c.bounds.everything)
 }
 
 // IsUser says whether a caller is a user, with nothing taken from him by a token. Only such a one may change what he may

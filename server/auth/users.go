@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"registry/db"
+	"registry/server/match"
 	"registry/server/registry"
 
 	"golang.org/x/crypto/bcrypt"
@@ -131,8 +132,8 @@ func (a *Authority) createUser(ctx context.Context, by registry.Actor, name, has
 	})
 }
 
-// maxCost bounds how long a login of an imported user takes, to about a second: others wait for it.
-const maxCost = 14
+// maxBcryptCost bounds how long a login of an imported user takes, to about a second: others wait for it.
+const maxBcryptCost = 14
 
 // ImportHtpasswd adds the users of a file of htpasswd's form with bcrypt hashes, which the first login of each replaces.
 // Those that exist stay as they are. It returns the names of those it added; nothing is added if a line is wrong.
@@ -149,8 +150,8 @@ func (a *Authority) ImportHtpasswd(ctx context.Context, by registry.Actor, file 
 		if err := checkNewName(name); err != nil {
 			return nil, invalid(fmt.Errorf("line %d: %w", n, err))
 		}
-		if cost, err := bcrypt.Cost([]byte(hash)); err != nil || !isBcrypt(hash) || cost > maxCost {
-			return nil, invalid(fmt.Errorf("line %d: the password of %s is not hashed with bcrypt (htpasswd -B) of a cost up to %d", n, name, maxCost))
+		if cost, err := bcrypt.Cost([]byte(hash)); err != nil || !isBcrypt(hash) || cost > maxBcryptCost {
+			return nil, invalid(fmt.Errorf("line %d: the password of %s is not hashed with bcrypt (htpasswd -B) of a cost up to %d", n, name, maxBcryptCost))
 		}
 		entries = append(entries, entry{name, hash})
 	}
@@ -385,8 +386,39 @@ func (a *Authority) SetGrant(ctx context.Context, by registry.Actor, grantee str
 		return invalid(err)
 	}
 	return a.change(ctx, by, "grant", grantee+" "+rule.String(), func(tx *db.Tx) error {
-		return tx.SetGrant(db.Grant{Grantee: grantee, Repository: rule.Repository, Actions: int64(rule.Actions)})
+		if err := tx.SetGrant(db.Grant{Grantee: grantee, Repository: rule.Repository, Actions: int64(rule.Actions)}); err != nil {
+			return err
+		}
+		return checkGrants(tx, grantee, rule.Repository)
 	})
+}
+
+// maxGrants bounds the grants in the namespace of a user.
+const maxGrants = 1000
+
+// checkGrants returns RequestInvalid if a grant made the rules of its grantee too costly, or is one too many.
+func checkGrants(tx *db.Tx, grantee, glob string) error {
+	list, err := tx.GrantsTo(grantee)
+	if err != nil {
+		return err
+	}
+	set, err := compileGrants(list)
+	if err != nil {
+		return err
+	}
+	compiled, err := match.Compile(glob)
+	if err != nil {
+		return err
+	}
+	owner := compiled.FirstSegment()
+	if set.costIn(owner) > maxCost {
+		return invalid(errTooCostly)
+	}
+	n, err := tx.CountGrantsIn(owner)
+	if err == nil && n > maxGrants {
+		err = invalid(fmt.Errorf("there are %d grants in the namespace of %s already: use globs, or groups", maxGrants, owner))
+	}
+	return err
 }
 
 // DeleteGrant takes a right back. Missing.

@@ -9,7 +9,8 @@ import (
 
 	"registry/db"
 
-	"github.com/bmatcuk/doublestar/v4"
+	"registry/server/match"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -38,8 +39,12 @@ func (r *Registry) ImmutableRules(ctx context.Context) (rules []ImmutableRule, e
 // AddImmutableRule adds a rule for tags that are there and tags to come. RuleInvalid if a glob is malformed.
 func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) error {
 	for _, glob := range []string{rule.Repository, rule.Tag} {
-		if glob == "" || len(glob) > maxGlob || !doublestar.ValidatePattern(glob) {
+		compiled, err := match.Compile(glob)
+		if err != nil {
 			return RuleInvalid.With(fmt.Sprintf("%.80q is not a glob", glob))
+		}
+		if compiled.Cost() > maxGlobCost {
+			return RuleInvalid.With(fmt.Sprintf("%.80q has too many wildcards", glob))
 		}
 	}
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
@@ -51,8 +56,8 @@ func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) err
 	return unknown(err, RuleUnknown, nil)
 }
 
-// maxGlob bounds what is matched against, in bytes.
-const maxGlob = 512
+// maxGlobCost bounds what comparing a name with a glob takes: every push that moves a tag does it, while other pushes wait.
+const maxGlobCost = 100
 
 // DeleteImmutableRule removes a rule. RuleUnknown.
 func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) error {
@@ -66,17 +71,22 @@ func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) 
 }
 
 // refuseImmutable returns TagImmutable, with the rule as its detail, if there is one for any of the tags.
-func refuseImmutable[T ~string](tx *db.Tx, repo RepoName, tags ...T) error {
+func (r *Registry) refuseImmutable(tx *db.Tx, repo RepoName, tags ...string) error {
 	rules, err := tx.ImmutableRules()
 	if err != nil || len(tags) == 0 {
 		return err
 	}
 	for _, rule := range rules {
-		if !doublestar.MatchUnvalidated(rule.Repository, string(repo)) {
+		repositories, repoErr := r.globs.Compile(rule.Repository)
+		names, tagErr := r.globs.Compile(rule.Tag)
+		if err := errors.Join(repoErr, tagErr); err != nil {
+			return fmt.Errorf("the rule %s:%s: %w", rule.Repository, rule.Tag, err)
+		}
+		if !repositories.Match(string(repo)) {
 			continue
 		}
 		for _, tag := range tags {
-			if doublestar.MatchUnvalidated(rule.Tag, string(tag)) {
+			if names.Match(tag) {
 				return TagImmutable.With(fmt.Sprintf("tag %s cannot be changed: the rule %s:%s makes it immutable", tag, rule.Repository, rule.Tag))
 			}
 		}
@@ -86,7 +96,7 @@ func refuseImmutable[T ~string](tx *db.Tx, repo RepoName, tags ...T) error {
 
 // refuseImmutableImages is refuseImmutable for the tags of images that need what is to go. Where there is no rule, nothing
 // looks for them.
-func refuseImmutableImages(tx *db.Tx, repo RepoName, images func() ([]db.Image, error)) error {
+func (r *Registry) refuseImmutableImages(tx *db.Tx, repo RepoName, images func() ([]db.Image, error)) error {
 	rules, err := tx.ImmutableRules()
 	if err != nil || len(rules) == 0 {
 		return err
@@ -95,11 +105,11 @@ func refuseImmutableImages(tx *db.Tx, repo RepoName, images func() ([]db.Image, 
 	if err != nil {
 		return err
 	}
-	var tags []Tag
+	var tags []string
 	for _, i := range list {
-		tags = append(tags, i.Tag)
+		tags = append(tags, string(i.Tag))
 	}
-	return refuseImmutable(tx, repo, tags...)
+	return r.refuseImmutable(tx, repo, tags...)
 }
 
 // keepMediaType refuses a push that would give a manifest another media type, which one that does not say its own can have
@@ -119,12 +129,12 @@ func (r *Registry) keepMediaType(tx *db.Tx, repo RepoName, m db.Manifest, keep b
 	if err != nil {
 		return err
 	}
-	return refuseImmutable(tx, repo, tags...)
+	return r.refuseImmutable(tx, repo, tags...)
 }
 
 // setTag points a tag at a manifest. If it points at another one it must not be immutable.
 func (r *Registry) setTag(tx *db.Tx, repo RepoName, tag Tag, m db.Manifest) error {
-	return tx.SetTagIf(m.RepositoryID, tag, m.ID, func() error { return refuseImmutable(tx, repo, tag) })
+	return tx.SetTagIf(m.RepositoryID, tag, m.ID, func() error { return r.refuseImmutable(tx, repo, string(tag)) })
 }
 
 // keepTags refuses a push that would move a tag, by whoever may only push what is new.

@@ -82,38 +82,65 @@ func (r *Registry) RepositoriesFor(ctx context.Context, p Page, mayRead func(rep
 	return listFor(ctx, r, p, mayRead, func(_ *db.Tx, repo RepoName) (string, error) { return string(repo), nil })
 }
 
-// listFor is a page of what item makes of the repositories that somebody may read.
+// listFor is a page of what item makes of the repositories that the caller may read. Whether they may is asked between
+// transactions: it takes time, and there are few readers.
 func listFor[T any](ctx context.Context, r *Registry, p Page, mayRead func(RepoName, bool) (bool, error), item func(*db.Tx, RepoName) (T, error)) (items []T, more bool, err error) {
 	const batch = 1000
 	last := p.Last
 	items, more, err = paged(p, func(_ string, limit int) (seen []T, err error) {
-		for end := false; err == nil && !end; {
-			err = r.db.View(ctx, func(tx *db.Tx) error {
-				list, err := tx.Visibilities(last, batch)
-				end = len(list) < batch
-				for _, v := range list {
-					last = string(v.Repository)
-					may, mayErr := mayRead(v.Repository, r.isPublic(v.Repository, v.Public))
-					if !may || mayErr != nil {
-						err = errors.Join(err, mayErr)
-						continue
-					}
-					one, itemErr := item(tx, v.Repository)
-					err = errors.Join(err, itemErr)
-					if seen = append(seen, one); len(seen) == limit {
-						end = true
-						break
-					}
+		for end := false; !end; {
+			var list []db.Visibility
+			if err := r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.Visibilities(last, batch); return err }); err != nil {
+				return nil, err
+			}
+			end = len(list) < batch
+			var readable []RepoName
+			for _, v := range list {
+				if last = string(v.Repository); len(seen)+len(readable) == limit {
+					return appendItems(ctx, r, seen, readable, item)
 				}
-				return err
-			})
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
+				may, err := mayRead(v.Repository, r.isPublic(v.Repository, v.Public))
+				if err != nil {
+					return nil, err
+				}
+				if may {
+					readable = append(readable, v.Repository)
+				}
+			}
+			if seen, err = appendItems(ctx, r, seen, readable, item); err != nil {
+				return nil, err
+			}
 		}
-		return seen, err
+		return seen, nil
 	})
 	if err != nil {
 		return nil, false, AsError(err)
 	}
 	return items, more, nil
+}
+
+// appendItems appends what item makes of repositories. One that is gone by now is left out.
+func appendItems[T any](ctx context.Context, r *Registry, items []T, repos []RepoName, item func(*db.Tx, RepoName) (T, error)) ([]T, error) {
+	if len(repos) == 0 {
+		return items, nil
+	}
+	err := r.db.View(ctx, func(tx *db.Tx) error {
+		for _, repo := range repos {
+			one, err := item(tx, repo)
+			if errors.Is(err, db.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			items = append(items, one)
+		}
+		return nil
+	})
+	return items, err
 }
 
 // IsPublic says whether a repository is public. One that does not exist is not.

@@ -13,7 +13,7 @@ import (
 // DeleteTag removes a tag and nothing else (end-9). ManifestUnknown.
 func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error {
 	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
-		if err := refuseImmutable(tx, repo, tag); err != nil {
+		if err := r.refuseImmutable(tx, repo, string(tag)); err != nil {
 			return err
 		}
 		if err := tx.DeleteTag(repo, tag); err != nil {
@@ -32,7 +32,7 @@ func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.D
 		if err != nil {
 			return err
 		}
-		if err := refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsOfManifest(m.ID, math.MaxInt) }); err != nil {
+		if err := r.refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsOfManifest(m.ID, math.MaxInt) }); err != nil {
 			return err
 		}
 		if err := r.deleteManifest(tx, m); err != nil {
@@ -58,7 +58,7 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Diges
 		if err != nil {
 			return err
 		}
-		if err := refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsNeedingBlob(b.RepositoryID, b.ID, math.MaxInt) }); err != nil {
+		if err := r.refuseImmutableImages(tx, repo, func() ([]db.Image, error) { return tx.TagsNeedingBlob(b.RepositoryID, b.ID, math.MaxInt) }); err != nil {
 			return err
 		}
 		if err := tx.UnlinkBlob(b, d); err != nil {

@@ -172,19 +172,27 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 
 // FindBlob returns a repository that has a blob, of those that may be read. BlobUnknown.
 func (r *Registry) FindBlob(ctx context.Context, d digest.Digest, mayRead func(repo RepoName, public bool) (bool, error)) (found RepoName, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		return tx.BlobVisibilities(d, func(h db.Visibility) (bool, error) {
-			may, err := mayRead(h.Repository, r.isPublic(h.Repository, h.Public))
-			if may {
-				found = h.Repository
+	const batch = 1000
+	list := make([]db.BlobVisibility, batch)
+	for after := int64(0); len(list) == batch; {
+		if err := r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.BlobVisibilities(d, after, batch); return err }); err != nil {
+			return "", AsError(err)
+		}
+		for _, h := range list { // between transactions: it takes time, and there are few readers
+			if err := ctx.Err(); err != nil {
+				return "", AsError(err)
 			}
-			return !may, err
-		})
-	})
-	if err == nil && found == "" {
-		err = BlobUnknown.With(d.String())
+			may, err := mayRead(h.Repository, r.isPublic(h.Repository, h.Public))
+			if err != nil {
+				return "", err
+			}
+			if may {
+				return h.Repository, nil
+			}
+			after = h.ID
+		}
 	}
-	return found, err
+	return "", BlobUnknown.With(d.String())
 }
 
 // present looks at the bytes before they are promised. BlobUnknown if they are missing or damaged, and also if a push

@@ -23,6 +23,7 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/match"
 
 	"golang.org/x/sync/singleflight"
 )
@@ -95,6 +96,7 @@ type shared struct {
 	sessions      sessions
 	beats         beats
 	totals        totalsCache
+	globs         match.Cache                            // of immutable tags
 	mirrors       func(RepoName) (mirrored, public bool) // nil: none is
 }
 

@@ -1,0 +1,179 @@
+package auth
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"registry/db"
+	"registry/server/match"
+)
+
+// Rule is what may be done in the repositories that a glob matches: ** is for any number of segments.
+type Rule struct {
+	Actions    Actions
+	Repository string
+}
+
+// ParseRule reads the form actions:glob, such as pull,delete:team/**.
+func ParseRule(s string) (Rule, error) {
+	r, err := readRule(s)
+	if err != nil {
+		return Rule{}, err
+	}
+	return r, CheckGlob(r.Repository)
+}
+
+// readRule is ParseRule of a rule that was stored, whatever it costs.
+func readRule(s string) (Rule, error) {
+	names, glob, _ := strings.Cut(s, ":")
+	actions, err := ParseActions(names)
+	return Rule{actions, glob}, err
+}
+
+// ParseRules reads rules with spaces between them.
+func ParseRules(s string) (rules []Rule, err error) {
+	for field := range strings.FieldsSeq(s) {
+		r, err := ParseRule(field)
+		if err != nil {
+			return nil, err
+		}
+		if rules = append(rules, r); len(rules) > maxRules {
+			return nil, fmt.Errorf("more than %d rules", maxRules)
+		}
+	}
+	set, err := compileRules(rules)
+	if err != nil {
+		return nil, err
+	}
+	if set.cost() > maxCost {
+		return nil, errTooCostly
+	}
+	return rules, nil
+}
+
+// readRules is ParseRules of rules that were stored, whatever they cost.
+func readRules(s string) (set ruleSet, err error) {
+	var rules []Rule
+	for field := range strings.FieldsSeq(s) {
+		r, err := readRule(field)
+		if err != nil {
+			return ruleSet{}, err
+		}
+		rules = append(rules, r)
+	}
+	return compileRules(rules)
+}
+
+func (r Rule) String() string { return r.Actions.String() + ":" + r.Repository }
+
+func formatRules(rules []Rule) string {
+	var list []string
+	for _, r := range rules {
+		list = append(list, r.String())
+	}
+	return strings.Join(list, " ")
+}
+
+// What rules may cost: users write some of their own, for tokens and for grants, and every request is compared with them.
+const (
+	maxRules = 100 // of a token
+	maxCost  = 100 // of the rules of a token, or of a grantee, that one name is compared with
+)
+
+var errTooCostly = fmt.Errorf("the globs cost too much to compare names with: use fewer stars (the limit is %d, counting stars and the characters behind them)", maxCost)
+
+// CheckGlob says what is wrong with a glob of repositories that somebody writes.
+func CheckGlob(glob string) error {
+	odd := func(r rune) bool { return r <= ' ' || r == utf8.RuneError || unicode.IsControl(r) }
+	compiled, err := match.Compile(glob)
+	if err != nil || strings.ContainsFunc(glob, odd) {
+		return fmt.Errorf("%.80q is not a glob of repositories, such as team/**", glob)
+	}
+	if compiled.Cost() > maxCost {
+		return errTooCostly
+	}
+	return nil
+}
+
+// ruleSet is rules that are compiled, by the first segment of the names that they are about.
+type ruleSet struct {
+	first      map[string][]compiledRule
+	others     []compiledRule // whose names differ in their first segment
+	everything bool           // there is a rule for **
+}
+
+type compiledRule struct {
+	actions Actions
+	glob    match.Glob
+}
+
+func compileRules(rules []Rule) (set ruleSet, err error) {
+	for _, r := range rules {
+		if err := set.add(r); err != nil {
+			return ruleSet{}, err
+		}
+	}
+	return set, nil
+}
+
+func (s *ruleSet) add(r Rule) error {
+	glob, err := match.Compile(r.Repository)
+	if err != nil {
+		return fmt.Errorf("%.80q: %w", r.Repository, err)
+	}
+	s.everything = s.everything || r.Repository == "**"
+	rule := compiledRule{r.Actions, glob}
+	segment := glob.FirstSegment()
+	if segment == "" {
+		s.others = append(s.others, rule)
+		return nil
+	}
+	if s.first == nil {
+		s.first = map[string][]compiledRule{}
+	}
+	s.first[segment] = append(s.first[segment], rule)
+	return nil
+}
+
+// cost is what comparing a name with the rules may take, at most.
+func (s ruleSet) cost() (cost int) {
+	cost = s.costIn("")
+	for segment := range s.first {
+		cost = max(cost, s.costIn(segment))
+	}
+	return cost
+}
+
+// costIn is cost for names that begin with a segment.
+func (s ruleSet) costIn(segment string) (cost int) {
+	for _, rules := range [][]compiledRule{s.first[segment], s.others} {
+		for _, r := range rules {
+			cost += r.glob.Cost()
+		}
+	}
+	return cost
+}
+
+func compileGrants(grants []db.Grant) (set ruleSet, err error) {
+	for _, g := range grants {
+		if err := set.add(Rule{Actions(g.Actions), g.Repository}); err != nil {
+			return ruleSet{}, err
+		}
+	}
+	return set, nil
+}
+
+// allowed is what the rules allow in a repository.
+func (s ruleSet) allowed(repo db.RepoName) (actions Actions) {
+	segment, _, _ := strings.Cut(string(repo), "/")
+	for _, rules := range [][]compiledRule{s.first[segment], s.others} {
+		for _, r := range rules {
+			if actions|r.actions != actions && r.glob.Match(string(repo)) {
+				actions |= r.actions
+			}
+		}
+	}
+	return actions
+}

@@ -1,0 +1,189 @@
+package match
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+var globs = []string{
+	"a", "a/b", "team/**", "team/*", "**", "*", "*/*", "**/app", "a/**/b", "a/**/**", "**/**", "a**", "a***", "***", "a*/**", "a/**/", "/**", "**/", "/**/",
+	"{a,b}/**", "{*,a}*/b", "{**,a}/b", "a/{**,x}", "**{/a,b}", "x*{,a}", "{,}{,}a", "{a,{b,c}}/d", "{a,b/c}/**", "{,a/}b", "{**}", "{*}{*}/a", "a/{*}*", "*{*,a}/b",
+	"[a-c]x", "[!a]", "[^a]/b", "[a-]", "[\\]]", "[a\\-c]", "?", "a?c", "??", `a\*`, `a\/b`, `a/**\/b`, `\{a`, `a,b`, "{[}],a}", "[{]", "a{b", "ä?", "é", "[é]x",
+	"*a*a*a*a", "a/*/c", "a/*b*/**/c*", "{a,b}{c,d}{e,f}", "{a*,b}*{c,}",
+}
+
+var names = []string{
+	"", "a", "b", "x", "a/b", "a/b/c", "team", "team/a", "team/a/b", "app", "x/app", "x/y/app", "ab", "abc", "aa", "a/", "/", "/a", "ac", "ad", "bce", "adf", "xa", "xb", "a*",
+	"a,b", "{a", "}", "[", "]", "c", "-", "ä", "äx", "éx", "a/x/b", "a/x/y/b", "aaaaaaaa", "a/b/", "b/d", "b/c/x", "aca", "\xff", "a\xff",
+}
+
+// A glob means what doublestar says that it means.
+func TestMeaning(t *testing.T) {
+	for _, text := range globs {
+		compare(t, text, names)
+	}
+}
+
+func compare(t *testing.T, text string, names []string) {
+	t.Helper()
+	g, err := Compile(text)
+	if (err == nil) != (text != "" && len(text) <= MaxLength && doublestar.ValidatePattern(text)) {
+		t.Errorf("%q: %v", text, err)
+	}
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		if want := doublestar.MatchUnvalidated(text, name); g.Match(name) != want {
+			t.Errorf("%q matches %q: %v, want %v", text, name, !want, want)
+		}
+	}
+}
+
+// slashInClass says whether a class of a glob contains a slash, as those with ! do. Where there are stars as well,
+// doublestar does not try every way to match.
+func slashInClass(text string) bool {
+	for p := (parser{text: text}); p.at < len(text); {
+		if text[p.at] == '{' || text[p.at] == '}' || text[p.at] == ',' {
+			p.at++
+			continue
+		}
+		if c := p.cell(); c.kind == class && doublestar.MatchUnvalidated(c.class, "/") {
+			return true
+		}
+	}
+	return false
+}
+
+// isOdd says whether doublestar may not try every way in which a glob matches: one that ends in a slash, has braces with a
+// star or nothing in an alternative, or more than two stars in a row.
+func isOdd(text string) bool {
+	inBraces := false
+	for i, r := range text {
+		before := text[max(i-1, 0):i]
+		switch r {
+		case '{':
+			inBraces = true
+		case '}', ',':
+			if inBraces && (before == "{" || before == ",") {
+				return true
+			}
+			inBraces = inBraces && r != '}'
+		case '*':
+			if inBraces && before != `\\` {
+				return true
+			}
+		}
+	}
+	return strings.HasSuffix(text, "/") || strings.Contains(text, "***") || slashInClass(text)
+}
+
+func TestRandomMeanings(t *testing.T) {
+	parts := []string{"a", "b", "/", "*", "**", "/**/", "/**", "**/", "?", "{a,b}", "{", ",", "}", "[ab]", "{*,a}", "{**,b/}", "{,a}", `\*`, "-"}
+	r := rand.New(rand.NewPCG(1, 2))
+	valid := 0
+	for range 60_000 {
+		text, name := "", ""
+		for range 1 + r.IntN(7) {
+			text += parts[r.IntN(len(parts))]
+		}
+		if strings.Count(text, "{") > 6 || !doublestar.ValidatePattern(text) || isOdd(text) {
+			continue
+		}
+		valid++
+		for range 12 {
+			if name += []string{"a", "b", "ab/", "a/", "ab", "-a/"}[r.IntN(6)]; strings.HasSuffix(name, "/") {
+				continue // as no name does
+			}
+			compare(t, text, []string{name})
+		}
+	}
+	if valid < 4_000 {
+		t.Error("too few globs are valid:", valid)
+	}
+}
+
+func FuzzMatch(f *testing.F) {
+	for i, text := range globs {
+		f.Add(text, names[i%len(names)])
+	}
+	f.Fuzz(func(t *testing.T, text, name string) {
+		if len(text) > 40 || len(name) > 40 || strings.Count(text, "{") > 4 || strings.HasSuffix(name, "/") || strings.Contains(name, "//") {
+			return
+		}
+		if _, err := Compile(text); err != nil || !isOdd(text) {
+			compare(t, text, []string{name})
+		}
+	})
+}
+
+func TestCost(t *testing.T) {
+	for text, want := range map[string]int{
+		"team": 0, "team/**": 0, "team/a/**": 0, "**": 0, "team/*": 1, "team/app-*": 1, "team/*-x": 3, "*/app": 5, "**/app": 4, "[ab]?c": 0, "{a,b}/{c,d}": 0, "{a,*}/b": 3,
+	} {
+		if g, err := Compile(text); err != nil || g.Cost() != want {
+			t.Errorf("%q costs %d, want %d; %v", text, g.Cost(), want, err)
+		}
+	}
+}
+
+func TestFirstSegment(t *testing.T) {
+	for text, want := range map[string]string{
+		"team/**": "team", "team": "team", "team/a": "team", "team*": "", "team*/x": "", "**": "", "*/a": "", "{a,b}/x": "", "team/{a,b}": "team", "te{am,}/x": "", `team\/x`: "team",
+		`te\am/**`: "team", "team?": "", "team/": "team", "team[a]/b": "",
+	} {
+		g, err := Compile(text)
+		if got := g.FirstSegment(); got != want || err != nil {
+			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+// hostile are globs that doublestar works on for seconds.
+var hostile = []string{
+	"{" + strings.Repeat("*,", 110) + "*}{" + strings.Repeat("*,", 110) + "*}z",
+	strings.Repeat("{*a,a*}", 70) + "z",
+	strings.Repeat("*a", 250) + "z",
+	strings.Repeat("**/", 150) + "z",
+	strings.Repeat("{a,", 120) + strings.Repeat("}", 120),
+}
+
+// The work for a name is bounded by its length and the cost of the glob, whatever the glob.
+func TestHostileGlobs(t *testing.T) {
+	name := strings.Repeat("a", 255)
+	for _, text := range hostile {
+		g, err := Compile(text)
+		if err != nil {
+			t.Fatalf("%.40s: %v", text, err)
+		}
+		if g.Match(name) {
+			t.Errorf("%.40s matches", text)
+		}
+		edges := 0
+		for _, s := range g.states {
+			edges = max(edges, len(s.edges))
+		}
+		if g.Cost() > len(text) || len(g.states) > 3*len(text) || edges > 2*len(text) {
+			t.Errorf("%.40s: %d states with up to %d edges, and a cost of %d, for %d bytes", text, len(g.states), edges, g.Cost(), len(text))
+		}
+	}
+}
+
+func BenchmarkHostile(b *testing.B) {
+	name := strings.Repeat("a", 255)
+	for _, text := range hostile {
+		g, err := Compile(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(text[:8], func(b *testing.B) {
+			for b.Loop() {
+				g.Match(name)
+			}
+			b.ReportMetric(float64(g.Cost()), "cost")
+		})
+	}
+}
