@@ -91,9 +91,6 @@ func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, as
 	if err != nil {
 		return refuseLogin(w, err)
 	}
-	if caller.Name != "" && asked.Manage {
-		s.cfg.Auth.RecordLogin(r.Context(), registry.Actor{User: caller.Name, Address: auth.AddressText(s.clientAddress(r))}, "login", "")
-	}
 	var granted []string
 	for _, a := range t.Scopes {
 		granted = append(granted, a.String())

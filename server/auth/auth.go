@@ -58,7 +58,8 @@ type Authority struct {
 	logins       logins
 	bearers      bearers
 	throttle     throttle
-	uses         uses
+	uses         uses[string] // of API tokens, by mark
+	seen         uses[loginKey]
 }
 
 // New makes an Authority. Start prepares its database.

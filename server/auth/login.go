@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
@@ -65,30 +66,69 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 		return Caller{}, failed(err)
 	}
 	if s != nil && !s.Disabled && strings.HasPrefix(password, tokenPrefix) {
-		if c, ok := a.withToken(ctx, s, password); ok {
+		if c, t, ok := a.withToken(ctx, s, password); ok {
+			a.noteLogin(ctx, s, from, "token "+t.Name)
 			return c, nil
 		}
 	}
 	if s != nil && !s.Disabled && a.logins.remembers(a.db.Now(), name, password, s.Generation) {
+		a.noteLogin(ctx, s, from, withPassword)
 		return Caller{Name: name, LoggedIn: true, standing: s}, nil
 	}
-	if wait := a.throttle.enter(a.db.Now(), name, from); wait > 0 {
-		return Caller{}, &registry.Error{Code: registry.TooManyRequests, Detail: registry.RetryAfter(wait)}
-	}
-	ok, weak, err := a.logins.check(ctx, s, password)
+	err = a.logins.tries.do(ctx, a.logins.try(s, name, password, networkOf(from)), func(ctx context.Context) error {
+		return a.check(ctx, s, name, password, from)
+	})
 	if err != nil {
-		return Caller{}, registry.AsError(err)
+		return Caller{}, err
+	}
+	a.noteLogin(ctx, s, from, withPassword)
+	return Caller{Name: name, LoggedIn: true, standing: s}, nil
+}
+
+// check pays for a try and hashes its password. s is the user's, nil if there is none.
+func (a *Authority) check(ctx context.Context, s *standing, name, password string, from netip.Addr) error {
+	isKnown, err := a.loggedInFrom(ctx, name, networkOf(from))
+	if err != nil {
+		return failed(err)
+	}
+	if wait := a.throttle.enter(a.db.Now(), name, from, isKnown); wait > 0 {
+		return tooMany(wait)
+	}
+	ok, weak, err := a.logins.check(ctx, s, password, place{networkOf(from).String(), isKnown})
+	if errors.Is(err, errBusy) {
+		a.throttle.leave(a.db.Now(), name, from, isKnown)
+		return tooMany(time.Second)
+	}
+	if err != nil {
+		return registry.AsError(err)
 	}
 	if !ok || s.Disabled {
 		a.RecordLogin(ctx, registry.Actor{Address: AddressText(from)}, "login refused", "")
-		return Caller{}, registry.Unauthorized.With(nil)
+		return registry.Unauthorized.With(nil)
 	}
-	a.throttle.leave(a.db.Now(), name, from)
+	a.throttle.leave(a.db.Now(), name, from, isKnown)
 	a.logins.remember(a.db.Now(), name, password, s.Generation)
-	if err := a.loggedIn(ctx, s.User, password, weak); err != nil {
-		a.log.Error("a login could not be noted", "user", name, "err", err)
+	if !weak {
+		return nil
 	}
-	return Caller{Name: name, LoggedIn: true, standing: s}, nil
+	if err := a.upgrade(ctx, s.User, password); err != nil {
+		a.log.Error("a weak password hash could not be replaced", "user", name, "err", err)
+	}
+	return nil
+}
+
+var errBusy = errors.New("too many passwords wait to be checked")
+
+func tooMany(wait time.Duration) error {
+	return &registry.Error{Code: registry.TooManyRequests, Detail: registry.RetryAfter(wait)}
+}
+
+func (a *Authority) loggedInFrom(ctx context.Context, name string, network netip.Prefix) (is bool, err error) {
+	if CheckUserName(name) != nil {
+		return false, nil
+	}
+	err = a.db.Lookup(ctx, func(tx *db.Tx) (err error) { is, err = tx.LoggedInFrom(name, network.String()); return err })
+	return is, err
 }
 
 // AddressText is an address for the audit.
@@ -111,24 +151,47 @@ func (a *Authority) known(ctx context.Context, name string) (*standing, error) {
 	return s, err
 }
 
-// loggedIn notes a login, and replaces a weak hash while the password is at hand.
-func (a *Authority) loggedIn(ctx context.Context, u db.User, password string, weak bool) error {
-	better := ""
-	if weak {
-		hash, err := a.logins.hash(ctx, password)
-		if err != nil {
-			return err
-		}
-		better = hash
+// upgrade replaces a weak hash while the password is at hand.
+func (a *Authority) upgrade(ctx context.Context, u db.User, password string) error {
+	better, err := a.logins.hash(ctx, password, place{known: true})
+	if err != nil {
+		return err
 	}
-	return a.db.Relaxed(ctx, func(tx *db.Tx) error {
-		if better != "" {
-			if err := tx.UpgradePassword(u.ID, u.Password, better); err != nil {
+	return a.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.UpgradePassword(u.ID, u.Password, better) })
+}
+
+// How somebody has logged in.
+const (
+	withPassword = ""
+	withRefresh  = "refresh token"
+)
+
+// loginKey is what one row a minute is written of.
+type loginKey struct{ user, address, how string }
+
+// maxNetworks is how many networks of a user are remembered.
+const maxNetworks = 64
+
+// noteLogin writes a login to the audit, when the user came last, and from where: once a minute.
+func (a *Authority) noteLogin(ctx context.Context, s *standing, from netip.Addr, how string) {
+	address := AddressText(from)
+	if !a.seen.due(a.db.Now(), loginKey{s.Name, address, how}) {
+		return
+	}
+	err := a.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+		if how == withPassword {
+			if err := tx.AddLoginNetwork(s.ID, networkOf(from).String(), maxNetworks); err != nil {
 				return err
 			}
 		}
-		return tx.LoggedIn(u.ID)
+		if err := tx.LoggedIn(s.ID); err != nil {
+			return err
+		}
+		return tx.Audit(db.Event{User: s.Name, Address: address, Action: "login", Detail: how})
 	})
+	if err != nil {
+		a.log.Error("a login could not be noted", "user", s.Name, "err", err)
+	}
 }
 
 func (t apiToken) isGood(now time.Time) bool { return t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt) }
@@ -150,40 +213,44 @@ func hashToken(text string) []byte {
 	return sum[:]
 }
 
-func (a *Authority) withToken(ctx context.Context, s *standing, text string) (c Caller, ok bool) {
+func (a *Authority) withToken(ctx context.Context, s *standing, text string) (c Caller, t apiToken, ok bool) {
 	hash := hashToken(text)
 	for _, t := range s.tokens {
 		if hmac.Equal(t.Hash, hash) && t.isGood(a.db.Now()) {
 			a.used(ctx, t)
-			return Caller{Name: s.Name, LoggedIn: true, standing: s}.boundBy(t), true
+			return Caller{Name: s.Name, LoggedIn: true, standing: s}.boundBy(t), t, true
 		}
 	}
-	return Caller{}, false
+	return Caller{}, apiToken{}, false
 }
 
-// uses remembers when it was last noted that a token was used.
-type uses struct {
+// uses remembers when something was last written down.
+type uses[K comparable] struct {
 	sync.Mutex
-	at map[string]time.Time
+	at map[K]time.Time
+}
+
+// due says whether a minute has passed since it last said so.
+func (u *uses[K]) due(now time.Time, key K) bool {
+	const often = time.Minute
+	u.Lock()
+	defer u.Unlock()
+	if at, ok := u.at[key]; ok && now.Sub(at) < often {
+		return false
+	}
+	if u.at == nil || len(u.at) > maxStandings {
+		u.at = map[K]time.Time{}
+	}
+	u.at[key] = now
+	return true
 }
 
 // used notes that a token was used, at most once a minute.
 func (a *Authority) used(ctx context.Context, t apiToken) {
-	const often = time.Minute
-	now := a.db.Now()
-	a.uses.Lock()
-	if a.uses.at == nil || len(a.uses.at) > maxStandings {
-		a.uses.at = map[string]time.Time{}
-	}
-	due := now.Sub(a.uses.at[t.mark()]) >= often
-	if due {
-		a.uses.at[t.mark()] = now
-	}
-	a.uses.Unlock()
-	if !due {
+	if !a.uses.due(a.db.Now(), t.mark()) {
 		return
 	}
-	if err := a.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.UsedAPIToken(t.ID) }); err != nil {
+	if err := a.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.UsedAPIToken(t.ID) }); err != nil {
 		a.log.Error("the use of a token could not be noted", "user", t.User, "token", t.Name, "err", err)
 	}
 }
@@ -192,7 +259,8 @@ func (a *Authority) used(ctx context.Context, t apiToken) {
 // were right: clients with Basic authentication send them with every request.
 type logins struct {
 	key     []byte // of this process
-	slots   chan struct{}
+	queue   *queue
+	tries   tries
 	compare func(hash, password string) (ok, weak bool, err error)
 	mu      *sync.Mutex
 	right   map[[sha256.Size]byte]rightPassword
@@ -206,13 +274,14 @@ type rightPassword struct {
 const (
 	loginSlots    = 2
 	rememberRight = 5 * time.Minute
-	maxRight      = 1024
+	maxRight      = 10_000
 )
 
 func newLogins() logins {
 	key := make([]byte, sha256.Size)
 	rand.Read(key)
-	return logins{key: key, slots: make(chan struct{}, loginSlots), compare: checkPassword, mu: &sync.Mutex{}, right: map[[sha256.Size]byte]rightPassword{}}
+	return logins{key: key, queue: newQueue(), compare: checkPassword, mu: &sync.Mutex{}, right: map[[sha256.Size]byte]rightPassword{},
+		tries: tries{mu: &sync.Mutex{}, underWay: map[string]*oneTry{}}}
 }
 
 func (l *logins) sum(name, password string) (sum [sha256.Size]byte) {
@@ -242,40 +311,92 @@ func (l *logins) remember(now time.Time, name, password string, generation int64
 	sum := l.sum(name, password)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.right) >= maxRight {
-		clear(l.right)
+	for old := range l.right {
+		if len(l.right) < maxRight {
+			break
+		}
+		delete(l.right, old)
 	}
 	l.right[sum] = rightPassword{generation, now.Add(rememberRight)}
 }
 
-// enter waits for a slot, which leave gives back.
-func (l *logins) enter(ctx context.Context) error {
-	select {
-	case l.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (l *logins) leave() { <-l.slots }
-
 // hash is hashPassword when it is its turn.
-func (l *logins) hash(ctx context.Context, password string) (string, error) {
-	if err := l.enter(ctx); err != nil {
+func (l *logins) hash(ctx context.Context, password string, p place) (string, error) {
+	if err := l.queue.enter(ctx, p); err != nil {
 		return "", err
 	}
-	defer l.leave()
+	defer l.queue.leave()
 	return hashPassword(password)
+}
+
+// try is what tells a try from others that are not equal.
+func (l *logins) try(s *standing, name, password string, network netip.Prefix) string {
+	sum := l.sum(name, password)
+	generation := int64(0)
+	if s != nil {
+		generation = s.Generation
+	}
+	return fmt.Sprintf("%x %d %s", sum, generation, network)
+}
+
+// tries makes equal tries that are under way one: a program that starts many clients at once tries one password.
+type tries struct {
+	mu       *sync.Mutex
+	underWay map[string]*oneTry
+}
+
+type oneTry struct {
+	done    chan struct{} // closed when err is set
+	err     error
+	waiting int
+	cancel  context.CancelFunc // called when nobody waits for it any more
+}
+
+// do returns what fn returns, or what it returns to an equal try. fn ends when all who wait for it have gone.
+func (t *tries) do(ctx context.Context, key string, fn func(context.Context) error) error {
+	t.mu.Lock()
+	one := t.underWay[key]
+	if one == nil {
+		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		one = &oneTry{done: make(chan struct{}), cancel: cancel}
+		t.underWay[key] = one
+		go func() {
+			err := fn(work)
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.underWay[key] == one {
+				delete(t.underWay, key)
+			}
+			one.err = err
+			close(one.done)
+			cancel()
+		}()
+	}
+	one.waiting++
+	t.mu.Unlock()
+	select {
+	case <-one.done:
+		return one.err
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if one.waiting--; one.waiting == 0 {
+		one.cancel()
+		if t.underWay[key] == one {
+			delete(t.underWay, key)
+		}
+	}
+	return registry.AsError(ctx.Err())
 }
 
 // check says whether a user's password is right and whether its hash is of a weak kind. For nobody it works as long and
 // says no.
-func (l *logins) check(ctx context.Context, s *standing, password string) (ok, weak bool, err error) {
-	if err := l.enter(ctx); err != nil {
+func (l *logins) check(ctx context.Context, s *standing, password string, p place) (ok, weak bool, err error) {
+	if err := l.queue.enter(ctx, p); err != nil {
 		return false, false, err
 	}
-	defer l.leave()
+	defer l.queue.leave()
 	hash := nobodysHash
 	if s != nil {
 		hash = s.Password

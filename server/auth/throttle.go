@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-// throttle slows down those who guess passwords. Every try is paid for from three purses, and a right password is paid
-// back: one of the account from the address, which is the one that a guesser empties; one of the account from everywhere,
-// for a guesser with many addresses; and one of the address, for a guesser of many accounts.
+// throttle slows down those who guess passwords. Every try is paid for from several purses, and a right password is paid
+// back: one of the account from the network, which is the one that a guesser empties; one of the account from everywhere,
+// for a guesser with many networks; and one of the network, for a guesser of many accounts. For IPv6 there are the first and
+// the last also for the /48 that the network is a part of. A user who has logged in from a network before has a purse there
+// that is theirs alone, so that guesses from elsewhere, and of other accounts, do not keep them out.
 type throttle struct {
 	sync.Mutex
 	purses map[purseKey]purse
@@ -18,7 +20,7 @@ type throttle struct {
 type purseKey struct {
 	kind    kind
 	account string
-	address netip.Addr
+	network netip.Prefix
 }
 
 type kind uint8
@@ -26,7 +28,8 @@ type kind uint8
 const (
 	pair kind = iota
 	account
-	address
+	network
+	known // a pair of which a login has succeeded
 )
 
 type purse struct {
@@ -43,7 +46,9 @@ type allowance struct {
 var (
 	ofPair    = allowance{30, 6 * time.Second}
 	ofAccount = allowance{200, 2 * time.Second}
-	ofAddress = allowance{200, time.Second}
+	ofNetwork = allowance{200, time.Second}
+	ofSite    = allowance{60, 3 * time.Second} // an account from a /48
+	ofSites   = allowance{400, time.Second / 2}
 )
 
 // maxPurses bounds the memory. Beyond it the full purses go, and if that is not enough all of them.
@@ -54,21 +59,38 @@ type debit struct {
 	of  allowance
 }
 
-func debits(name string, from netip.Addr) [3]debit {
-	if from.Is6() && !from.Is4In6() { // whoever has one address has a network of them
-		if p, err := from.Prefix(64); err == nil {
-			from = p.Addr()
-		}
+// networkOf is the network that an address is one of: whoever has one IPv6 address has a /64 of them.
+func networkOf(from netip.Addr) netip.Prefix {
+	from = from.Unmap().WithZone("")
+	bits := from.BitLen()
+	if from.Is6() {
+		bits = 64
 	}
-	name = strings.Clone(name[:min(len(name), maxUserName)]) // not a part of a header, which would stay with it
-	return [3]debit{{purseKey{pair, name, from}, ofPair}, {purseKey{account, name, netip.Addr{}}, ofAccount}, {purseKey{address, "", from}, ofAddress}}
+	p, _ := from.Prefix(bits) // of no address: the zero Prefix
+	return p
 }
 
-// enter pays for a try. If there is not enough it pays nothing, and returns how long to wait.
-func (t *throttle) enter(now time.Time, name string, from netip.Addr) (wait time.Duration) {
+// debits are what a try is paid with, the pair's first.
+func debits(name string, from netip.Addr, isKnown bool) []debit {
+	name = strings.Clone(name[:min(len(name), maxUserName)]) // not a part of a header, which would stay with it
+	here := networkOf(from)
+	if isKnown {
+		return []debit{{purseKey{known, name, here}, ofPair}}
+	}
+	all := []debit{{purseKey{pair, name, here}, ofPair}, {purseKey{account, name, netip.Prefix{}}, ofAccount}, {purseKey{network, "", here}, ofNetwork}}
+	if here.Addr().Is6() {
+		site, _ := here.Addr().Prefix(48)
+		all = append(all, debit{purseKey{pair, name, site}, ofSite}, debit{purseKey{network, "", site}, ofSites})
+	}
+	return all
+}
+
+// enter pays for a try. If there is not enough it pays nothing, and returns how long to wait. isKnown says that the user has
+// logged in from there before.
+func (t *throttle) enter(now time.Time, name string, from netip.Addr, isKnown bool) (wait time.Duration) {
 	t.Lock()
 	defer t.Unlock()
-	all := debits(name, from)
+	all := debits(name, from, isKnown)
 	for _, d := range all {
 		if p := t.look(now, d); p.tries < 1 {
 			wait = max(wait, time.Duration((1-p.tries)*float64(d.of.every)))
@@ -86,10 +108,10 @@ func (t *throttle) enter(now time.Time, name string, from netip.Addr) (wait time
 }
 
 // leave pays a try back, and what the account lost from the address before: its owner has come.
-func (t *throttle) leave(now time.Time, name string, from netip.Addr) {
+func (t *throttle) leave(now time.Time, name string, from netip.Addr, isKnown bool) {
 	t.Lock()
 	defer t.Unlock()
-	for i, d := range debits(name, from) {
+	for i, d := range debits(name, from, isKnown) {
 		p := t.look(now, d)
 		p.tries = min(p.tries+1, d.of.most)
 		if i == 0 || p.tries == d.of.most {

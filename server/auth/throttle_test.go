@@ -16,7 +16,7 @@ var (
 
 // tries counts how many times somebody may try.
 func (t *throttle) tries(now time.Time, account string, from netip.Addr) (n int) {
-	for t.enter(now, account, from) == 0 {
+	for t.enter(now, account, from, false) == 0 {
 		n++
 	}
 	return n
@@ -28,17 +28,17 @@ func TestThrottle(t *testing.T) {
 	if n := th.tries(now, "alice", here); n != 30 {
 		t.Errorf("%d tries of a pair", n)
 	}
-	if wait := th.enter(now, "alice", here); wait != 6*time.Second {
+	if wait := th.enter(now, "alice", here, false); wait != 6*time.Second {
 		t.Error(wait)
 	}
-	if wait := th.enter(now.Add(4*time.Second), "alice", here); wait != 2*time.Second {
+	if wait := th.enter(now.Add(4*time.Second), "alice", here, false); wait != 2*time.Second {
 		t.Error(wait)
 	}
 	for _, other := range []struct {
 		account string
 		from    netip.Addr
 	}{{"alice", there}, {"bob", here}, {"bob", there}} {
-		if wait := th.enter(now, other.account, other.from); wait != 0 {
+		if wait := th.enter(now, other.account, other.from, false); wait != 0 {
 			t.Error(other, wait)
 		}
 	}
@@ -61,7 +61,7 @@ func TestThrottleOfAnAccount(t *testing.T) {
 	if n != 200 {
 		t.Errorf("%d tries from 100 addresses", n)
 	}
-	if th.enter(now, "bob", netip.AddrFrom4([4]byte{10, 0, 0, 1})) != 0 {
+	if th.enter(now, "bob", netip.AddrFrom4([4]byte{10, 0, 0, 1}), false) != 0 {
 		t.Error("another account pays")
 	}
 }
@@ -77,7 +77,7 @@ func TestThrottleOfAnAddress(t *testing.T) {
 		if n != 200 {
 			t.Errorf("%d tries of 100 accounts, %q first", n, first)
 		}
-		if th.enter(now, "user99", there) != 0 {
+		if th.enter(now, "user99", there, false) != 0 {
 			t.Error("another address pays")
 		}
 	}
@@ -94,19 +94,19 @@ func TestThrottlePaysBack(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	var th throttle
 	for range 1000 {
-		if wait := th.enter(now, "alice", here); wait != 0 {
+		if wait := th.enter(now, "alice", here, false); wait != 0 {
 			t.Fatal(wait)
 		}
-		th.leave(now, "alice", here)
+		th.leave(now, "alice", here, false)
 	}
 	if len(th.purses) != 0 {
 		t.Errorf("%d purses are kept of somebody who owes nothing", len(th.purses))
 	}
 	for range 29 {
-		th.enter(now, "alice", here)
+		th.enter(now, "alice", here, false)
 	}
-	th.enter(now, "alice", here)
-	th.leave(now, "alice", here)
+	th.enter(now, "alice", here, false)
+	th.leave(now, "alice", here, false)
 	if n := th.tries(now, "alice", here); n != 30 {
 		t.Errorf("%d tries after a right password", n)
 	}
@@ -122,7 +122,7 @@ func TestThrottleOfIPv6(t *testing.T) {
 	if n != 30 {
 		t.Errorf("%d tries from a network", n)
 	}
-	if th.enter(now, "alice", netip.MustParseAddr("2001:db8:0:2::1")) != 0 {
+	if th.enter(now, "alice", netip.MustParseAddr("2001:db8:0:2::1"), false) != 0 {
 		t.Error("another network pays")
 	}
 }
@@ -138,7 +138,7 @@ func TestThrottleIsBounded(t *testing.T) {
 		if i%10 == 0 {
 			account += strings.Repeat("x", 48<<10)
 		}
-		th.enter(now, account, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+		th.enter(now, account, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), false)
 		if len(th.purses) > maxPurses+3 {
 			t.Fatal(len(th.purses))
 		}

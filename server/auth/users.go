@@ -105,15 +105,25 @@ func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, pas
 	}
 	if !trusted { // it costs what a login costs, and says whether there is such a user
 		from, _ := netip.ParseAddr(by.Address)
-		if wait := a.throttle.enter(a.db.Now(), name, from); wait > 0 {
-			return &registry.Error{Code: registry.TooManyRequests, Detail: registry.RetryAfter(wait)}
+		if wait := a.throttle.enter(a.db.Now(), name, from, false); wait > 0 {
+			return tooMany(wait)
 		}
 	}
-	hash, err := a.logins.hash(ctx, password)
+	hash, err := a.hash(ctx, by, password, trusted)
 	if err != nil {
-		return failed(err)
+		return err
 	}
 	return a.createUser(ctx, by, name, hash, admin, trusted)
+}
+
+// hash hashes the password that somebody chooses. known says that they have shown who they are.
+func (a *Authority) hash(ctx context.Context, by registry.Actor, password string, known bool) (string, error) {
+	from, _ := netip.ParseAddr(by.Address)
+	hash, err := a.logins.hash(ctx, password, place{networkOf(from).String(), known})
+	if errors.Is(err, errBusy) {
+		return "", tooMany(time.Second)
+	}
+	return hash, failed(err)
 }
 
 func (a *Authority) createUser(ctx context.Context, by registry.Actor, name, hash string, admin, trusted bool) error {
@@ -239,9 +249,9 @@ func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, pa
 	if err := CheckNewPassword(password); err != nil {
 		return invalid(err)
 	}
-	hash, err := a.logins.hash(ctx, password)
+	hash, err := a.hash(ctx, by, password, true)
 	if err != nil {
-		return failed(err)
+		return err
 	}
 	return a.update(ctx, by, "change password", name, true, func(u *db.User) { u.Password = hash })
 }
