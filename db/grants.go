@@ -37,9 +37,12 @@ func (tx *Tx) DeleteGrant(grantee, repository string) error {
 	return tx.policyChanged(err)
 }
 
-// Grants returns every grant by grantee and glob.
-func (tx *Tx) Grants() ([]Grant, error) {
-	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants ORDER BY grantee, repository`)
+// Grants returns up to limit grants by grantee and glob, those after another one: those of a user and in their namespace
+// or, if user is empty, all.
+func (tx *Tx) Grants(user, afterGrantee, afterRepository string, limit int) ([]Grant, error) {
+	args := append([]any{afterGrantee, afterRepository, user, user}, namespace(user)...)
+	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants
+		WHERE (grantee, repository) > (?, ?) AND (? = '' OR grantee = ? OR `+inNamespace+`) ORDER BY grantee, repository LIMIT ?`, append(args, limit)...)
 }
 
 // GrantsTo returns the grants of a grantee.
@@ -81,15 +84,22 @@ func (tx *Tx) grants(query string, args ...any) (list []Grant, err error) {
 // Member is a user in a group.
 type Member struct{ Group, User string }
 
-// Members returns who is in which group, in order.
-func (tx *Tx) Members() (list []Member, err error) {
-	err = tx.rows(`SELECT m.group_name, u.name FROM group_members m JOIN users u ON u.id = m.user_id ORDER BY m.group_name, u.name`, nil, func(r *sql.Rows) error {
+// Members returns up to limit members of groups, in order, those after another one.
+func (tx *Tx) Members(after Member, limit int) (list []Member, err error) {
+	err = tx.rows(`SELECT m.group_name, u.name FROM group_members m JOIN users u ON u.id = m.user_id
+		WHERE (m.group_name, u.name) > (?, ?) ORDER BY m.group_name, u.name LIMIT ?`, []any{after.Group, after.User, limit}, func(r *sql.Rows) error {
 		var m Member
 		err := r.Scan(&m.Group, &m.User)
 		list = append(list, m)
 		return err
 	})
 	return list, err
+}
+
+// IsMember says whether a user is in a group.
+func (tx *Tx) IsMember(m Member) (is bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM group_members m JOIN users u ON u.id = m.user_id WHERE m.group_name = ? AND u.name = ?)`, []any{m.Group, m.User}, &is)
+	return is, err
 }
 
 // AddMember puts a user into a group, which exists as long as it has members. ErrNotFound if there is no such user.
@@ -153,13 +163,19 @@ func (tx *Tx) SetPublic(repo RepoName, public bool) error {
 type ImmutableRule struct{ Repository, Tag string }
 
 // ImmutableRules returns every rule, in order.
-func (tx *Tx) ImmutableRules() (list []ImmutableRule, err error) {
-	err = tx.rows(`SELECT repository, tag FROM immutable_tags ORDER BY repository, tag`, nil, func(r *sql.Rows) error {
-		var i ImmutableRule
-		err := r.Scan(&i.Repository, &i.Tag)
-		list = append(list, i)
-		return err
-	})
+func (tx *Tx) ImmutableRules() ([]ImmutableRule, error) {
+	return tx.SomeImmutableRules(ImmutableRule{}, -1)
+}
+
+// SomeImmutableRules returns up to limit rules after another one; all if limit is negative.
+func (tx *Tx) SomeImmutableRules(after ImmutableRule, limit int) (list []ImmutableRule, err error) {
+	err = tx.rows(`SELECT repository, tag FROM immutable_tags WHERE (repository, tag) > (?, ?) ORDER BY repository, tag LIMIT ?`,
+		[]any{after.Repository, after.Tag, limit}, func(r *sql.Rows) error {
+			var i ImmutableRule
+			err := r.Scan(&i.Repository, &i.Tag)
+			list = append(list, i)
+			return err
+		})
 	return list, err
 }
 

@@ -61,9 +61,10 @@ func (tx *Tx) RefreshToken(id string) (RefreshToken, error) {
 	return list[0], nil
 }
 
-// RefreshTokens returns up to limit families after an id, those of a user or, if user is empty, of all.
-func (tx *Tx) RefreshTokens(user, after string, limit int) ([]RefreshToken, error) {
-	return tx.refreshTokens(`WHERE r.id > ? AND ? IN ('', u.name) ORDER BY r.id LIMIT ?`, after, user, limit)
+// RefreshTokens returns up to limit families after an id that were used since a time, those of a user or, if user is empty,
+// of all.
+func (tx *Tx) RefreshTokens(user string, since time.Time, after string, limit int) ([]RefreshToken, error) {
+	return tx.refreshTokens(`WHERE r.id > ? AND ? IN ('', u.name) AND r.used_at > ? ORDER BY r.id LIMIT ?`, after, user, micros(since), limit)
 }
 
 // UsedRefreshToken notes that a family was used.

@@ -23,7 +23,7 @@ func TestRefreshTokens(t *testing.T) {
 	ids := func(user string) (ids string) {
 		t.Helper()
 		update(func(tx *db.Tx) error {
-			list, err := tx.RefreshTokens(user, "", 100)
+			list, err := tx.RefreshTokens(user, time.Unix(0, 0), "", 100)
 			for _, r := range list {
 				ids += r.ID
 			}

@@ -181,6 +181,23 @@ func (tx *Tx) APITokens(user string) ([]APIToken, error) {
 	return tx.apiTokens(tokenQuery+`WHERE ? IN ('', u.name) ORDER BY u.name, t.name`, user)
 }
 
+// SomeAPITokens returns up to limit tokens after another one by user and name, those of a user or, if user is empty, of all.
+func (tx *Tx) SomeAPITokens(user, afterUser, afterName string, limit int) ([]APIToken, error) {
+	return tx.apiTokens(tokenQuery+`WHERE ? IN ('', u.name) AND (u.name, t.name) > (?, ?) ORDER BY u.name, t.name LIMIT ?`, user, afterUser, afterName, limit)
+}
+
+// APIToken returns a token of a user. ErrNotFound.
+func (tx *Tx) APIToken(user, name string) (APIToken, error) {
+	list, err := tx.apiTokens(tokenQuery+`WHERE u.name = ? AND t.name = ?`, user, name)
+	if err == nil && len(list) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return APIToken{}, err
+	}
+	return list[0], nil
+}
+
 // UsedAPIToken notes that a token was used.
 func (tx *Tx) UsedAPIToken(id int64) error {
 	_, err := tx.run(`UPDATE api_tokens SET last_used_at = ? WHERE id = ?`, micros(tx.Now), id)

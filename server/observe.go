@@ -107,6 +107,7 @@ type idleBody struct {
 	control  *http.ResponseController
 	idle     time.Duration
 	deadline time.Time
+	total    bool // the deadline is for the whole
 	bytes    int64
 }
 
@@ -126,9 +127,22 @@ func watchBody(r *http.Request, control *http.ResponseController, idle time.Dura
 
 // extend is recorder.extend for reading.
 func (b *idleBody) extend() {
+	if b.total {
+		return
+	}
 	if now := time.Now(); b.deadline.Sub(now) < b.idle*3/4 {
 		b.deadline = now.Add(b.idle)
 		b.control.SetReadDeadline(b.deadline)
+	}
+}
+
+// limitTime gives a request's body the idle time for the whole of it. It is for small ones, which come at once from an honest
+// client.
+func limitTime(r *http.Request) {
+	if b, ok := r.Body.(*idleBody); ok {
+		b.deadline = time.Time{}
+		b.extend()
+		b.total = true
 	}
 }
 

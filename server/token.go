@@ -27,7 +27,7 @@ func (s *Server) getToken(w *recorder, r *http.Request) error {
 	if err != nil {
 		return refuseLogin(w, err)
 	}
-	return s.writeToken(w, r, caller, s.tokenRequest(q["scope"], q.Get("offline_token") == "true"))
+	return s.writeToken(w, r, caller, s.tokenRequest(r, q["scope"], q.Get("client_id"), q.Get("offline_token") == "true"))
 }
 
 // postToken is getToken in the form of OAuth 2.0 (distribution, "Docker Registry v2 authentication using OAuth2"; RFC 6749
@@ -42,7 +42,7 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 	case "password":
 		caller, err = s.cfg.Auth.Login(r.Context(), f.Get("username"), f.Get("password"), s.clientAddress(r))
 	case "refresh_token":
-		caller, err = s.cfg.Auth.Refresh(r.Context(), f.Get("refresh_token"))
+		caller, err = s.cfg.Auth.Refresh(r.Context(), f.Get("refresh_token"), s.clientAddress(r))
 	case "":
 		caller, err = s.cfg.Auth.Authenticate(r.Context(), authorization(r), s.clientAddress(r))
 	default:
@@ -52,12 +52,13 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 		return refuseLogin(w, err)
 	}
 	offline := f.Get("access_type") == "offline" || f.Get("offline_token") == "true" || f.Get("grant_type") == "refresh_token"
-	return s.writeToken(w, r, caller, s.tokenRequest(scopes, offline))
+	return s.writeToken(w, r, caller, s.tokenRequest(r, scopes, f.Get("client_id"), offline))
 }
 
 // readTokenForm returns the fields of a request's form, and the scopes, which may be in the query as well. A body of
 // another type is refused: what it asks for would be ignored.
 func readTokenForm(w http.ResponseWriter, r *http.Request) (f url.Values, scopes []string, err error) {
+	limitTime(r)
 	r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
 	wrong := registry.RequestInvalid.With("want a form of at most 64 KiB (application/x-www-form-urlencoded)")
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -73,8 +74,8 @@ func readTokenForm(w http.ResponseWriter, r *http.Request) (f url.Values, scopes
 }
 
 // tokenRequest is what a request with these scopes asks for.
-func (s *Server) tokenRequest(scopes []string, refresh bool) auth.TokenRequest {
-	return auth.TokenRequest{Scopes: s.withMirrors(auth.ParseScopes(scopes)), Manage: len(scopes) == 0, Refresh: refresh}
+func (s *Server) tokenRequest(r *http.Request, scopes []string, client string, refresh bool) auth.TokenRequest {
+	return auth.TokenRequest{Scopes: s.withMirrors(auth.ParseScopes(scopes)), Manage: len(scopes) == 0, Refresh: refresh, Client: client, From: s.clientAddress(r)}
 }
 
 // refuseLogin adds to an Unauthorized error how to log in here. Other errors stay as they are.

@@ -182,3 +182,5 @@ func code(got *httptest.ResponseRecorder) string {
 	}
 	return e.Errors[0].Code
 }
+
+func memberOf(group, user string) auth.Member { return auth.Member{Group: group, User: user} }

@@ -140,7 +140,30 @@ func listed[T any](name string, items []T, more bool, p registry.Page, last func
 	return a
 }
 
-// whole answers with a list that has no pages.
-func whole[T any](name string, items []T) Answer {
-	return found(map[string][]T{name: append([]T{}, items...)})
+// onPage is a page of a list, and whether there is more.
+func onPage[T any](p registry.Page, list func(p registry.Page, limit int) ([]T, error)) (items []T, more bool, err error) {
+	if p.Limit == 0 {
+		return nil, false, nil
+	}
+	if items, err = list(p, p.Limit+1); err != nil {
+		return nil, false, err
+	}
+	return items[:min(len(items), p.Limit)], len(items) > p.Limit, nil
+}
+
+// paged answers with the page of a list that a call asks for. last is the key of an entry.
+func paged[T any](c Call, name string, list func(p registry.Page, limit int) ([]T, error), last func(T) string) (Answer, error) {
+	p, err := c.page()
+	if err != nil {
+		return Answer{}, err
+	}
+	items, more, err := onPage(p, list)
+	if err != nil {
+		return Answer{}, err
+	}
+	a := listed(name, items, more, p, last)
+	if user := c.Query.Get("user"); more && user != "" {
+		a.Next.Set("user", user)
+	}
+	return a, nil
 }

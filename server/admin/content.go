@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"registry/server/auth"
@@ -63,8 +64,10 @@ func getRepositories(ctx context.Context, c Call) (Answer, error) {
 }
 
 func getImmutable(ctx context.Context, c Call) (Answer, error) {
-	rules, err := c.Registry.ImmutableRules(ctx)
-	return whole("rules", rules), err
+	return paged(c, "rules", func(p registry.Page, limit int) ([]registry.ImmutableRule, error) {
+		repository, tag, _ := strings.Cut(p.Last, "\n")
+		return c.Registry.SomeImmutableRules(ctx, registry.ImmutableRule{Repository: repository, Tag: tag}, limit)
+	}, func(r registry.ImmutableRule) string { return r.Repository + "\n" + r.Tag })
 }
 
 func putImmutable(ctx context.Context, c Call, in registry.ImmutableRule) (Answer, error) {
@@ -85,15 +88,11 @@ func getAudit(ctx context.Context, c Call) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	var events []registry.Event
-	if p.Limit > 0 {
-		if events, err = c.Registry.Audit(ctx, f, p.Limit+1); err != nil {
-			return Answer{}, err
-		}
+	events, more, err := onPage(p, func(_ registry.Page, limit int) ([]registry.Event, error) { return c.Registry.Audit(ctx, f, limit) })
+	if err != nil {
+		return Answer{}, err
 	}
-	more := len(events) > p.Limit
-	events = events[:min(len(events), p.Limit)]
-	a := whole("events", events)
+	a := found(map[string][]registry.Event{"events": append([]registry.Event{}, events...)})
 	if more {
 		a.Next = url.Values{}
 		for _, name := range []string{"user", "action", "repository", "since"} {

@@ -2,24 +2,22 @@ package admin
 
 import (
 	"context"
+	"strings"
 
 	"registry/server/auth"
 	"registry/server/registry"
 )
 
-// getGrants lists all for admins. A user sees those in his namespace and his own.
+// getGrants lists all for admins. A user sees those in their namespace and their own.
 func getGrants(ctx context.Context, c Call) (Answer, error) {
-	all, err := c.Auth.Grants(ctx)
-	if err != nil {
-		return Answer{}, err
+	user := c.Caller.Name
+	if c.Caller.IsAdmin() {
+		user = ""
 	}
-	var shown []auth.Grant
-	for _, g := range all {
-		if g.Grantee == c.Caller.Name || c.mayGrant(g.Repository) {
-			shown = append(shown, g)
-		}
-	}
-	return whole("grants", shown), nil
+	return paged(c, "grants", func(p registry.Page, limit int) ([]auth.Grant, error) {
+		grantee, repository, _ := strings.Cut(p.Last, " ") // neither has one
+		return c.Auth.Grants(ctx, user, auth.Grant{Grantee: grantee, Repository: repository}, limit)
+	}, func(g auth.Grant) string { return g.Grantee + " " + g.Repository })
 }
 
 // mayGrant says whether the caller may say who else may do what, where a glob matches.
@@ -58,8 +56,16 @@ type group struct {
 	Members []string `json:"members"`
 }
 
+// getGroups lists the members of groups. A page has so many members, and a group may go on on the next.
 func getGroups(ctx context.Context, c Call) (Answer, error) {
-	members, err := c.Auth.Members(ctx)
+	p, err := c.page()
+	if err != nil {
+		return Answer{}, err
+	}
+	members, more, err := onPage(p, func(p registry.Page, limit int) ([]auth.Member, error) {
+		group, user, _ := strings.Cut(p.Last, "/") // neither has one
+		return c.Auth.Members(ctx, auth.Member{Group: group, User: user}, limit)
+	})
 	if err != nil {
 		return Answer{}, err
 	}
@@ -71,22 +77,17 @@ func getGroups(ctx context.Context, c Call) (Answer, error) {
 		last := &groups[len(groups)-1]
 		last.Members = append(last.Members, m.User)
 	}
-	return whole("groups", groups), nil
+	return listed("groups", groups, more, p, func(g group) string { return g.Name + "/" + g.Members[len(g.Members)-1] }), nil
 }
 
 func (c Call) member() auth.Member { return auth.Member{Group: c.Group, User: c.Name} }
 
 func getMember(ctx context.Context, c Call) (Answer, error) {
-	members, err := c.Auth.Members(ctx)
-	if err != nil {
-		return Answer{}, err
+	is, err := c.Auth.IsMember(ctx, c.member())
+	if err == nil && !is {
+		err = registry.Missing.With(nil)
 	}
-	for _, m := range members {
-		if m == c.member() {
-			return found(m), nil
-		}
-	}
-	return Answer{}, registry.Missing.With(nil)
+	return found(c.member()), err
 }
 
 func putMember(ctx context.Context, c Call) (Answer, error) {

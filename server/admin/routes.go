@@ -70,6 +70,8 @@ var routes = []Route{
 	{http.MethodGet, "tokens", User, getTokens},
 	{http.MethodPost, "tokens", User, reading(postToken)},
 	{http.MethodDelete, "tokens/<name>", User, deleteToken},
+	{http.MethodGet, "refresh-tokens", User, getRefreshTokens},
+	{http.MethodDelete, "refresh-tokens/<name>", User, deleteRefreshToken},
 
 	{http.MethodGet, "grants", User, getGrants},
 	{http.MethodPut, "grants", User, reading(putGrant)},

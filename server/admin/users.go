@@ -11,18 +11,8 @@ import (
 )
 
 func getUsers(ctx context.Context, c Call) (Answer, error) {
-	p, err := c.page()
-	if err != nil {
-		return Answer{}, err
-	}
-	var users []auth.User
-	if p.Limit > 0 {
-		if users, err = c.Auth.Users(ctx, p.Last, p.Limit+1); err != nil {
-			return Answer{}, err
-		}
-	}
-	more := len(users) > p.Limit
-	return listed("users", users[:min(len(users), p.Limit)], more, p, func(u auth.User) string { return u.Name }), nil
+	return paged(c, "users", func(p registry.Page, limit int) ([]auth.User, error) { return c.Auth.Users(ctx, p.Last, limit) },
+		func(u auth.User) string { return u.Name })
 }
 
 // newUser has two words for the name because other registries have the second.
@@ -125,8 +115,9 @@ func getTokens(ctx context.Context, c Call) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	tokens, err := c.Auth.APITokens(ctx, user)
-	return whole("tokens", tokens), err
+	return paged(c, "tokens", func(p registry.Page, limit int) ([]auth.APIToken, error) {
+		return c.Auth.APITokens(ctx, user, auth.APIToken{User: user, Name: p.Last}, limit)
+	}, func(t auth.APIToken) string { return t.Name })
 }
 
 type newToken struct {
@@ -154,4 +145,23 @@ func deleteToken(ctx context.Context, c Call) (Answer, error) {
 		return Answer{}, err
 	}
 	return done(), c.Auth.DeleteAPIToken(ctx, c.By, user, c.Name)
+}
+
+// getRefreshTokens lists the logins that go on without the password.
+func getRefreshTokens(ctx context.Context, c Call) (Answer, error) {
+	user, err := c.owner()
+	if err != nil {
+		return Answer{}, err
+	}
+	return paged(c, "refreshTokens", func(p registry.Page, limit int) ([]auth.RefreshToken, error) {
+		return c.Auth.RefreshTokens(ctx, user, p.Last, limit)
+	}, func(t auth.RefreshToken) string { return t.ID })
+}
+
+func deleteRefreshToken(ctx context.Context, c Call) (Answer, error) {
+	user, err := c.owner()
+	if err != nil {
+		return Answer{}, err
+	}
+	return done(), c.Auth.DeleteRefreshToken(ctx, c.By, user, c.Name)
 }

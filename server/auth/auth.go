@@ -39,7 +39,6 @@ type Config struct {
 const (
 	defaultLifetime = 5 * time.Minute
 	minLifetime     = time.Minute // shorter ones are refused by clients
-	refreshLifetime = 30 * 24 * time.Hour
 )
 
 // Service is the name that bearer tokens are issued by and for.
@@ -60,6 +59,8 @@ type Authority struct {
 	throttle     throttle
 	uses         uses[string] // of API tokens, by mark
 	seen         uses[loginKey]
+	newest       uses[familyKey]
+	families     families
 }
 
 // New makes an Authority. Start prepares its database.

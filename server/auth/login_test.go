@@ -301,7 +301,7 @@ func TestAPITokens(t *testing.T) {
 		w.must(err)
 		b, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here)
 		w.must(err)
-		r, err := w.Refresh(t.Context(), issued.Refresh)
+		r, err := w.Refresh(t.Context(), issued.Refresh, here)
 		w.must(err)
 		again, err := w.Issue(t.Context(), r, w.reg, TokenRequest{Scopes: asked, Refresh: true})
 		w.must(err)
@@ -329,7 +329,7 @@ func TestAPITokens(t *testing.T) {
 		if _, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here); !isUnauthorized(err) {
 			t.Error("revoked:", err)
 		}
-		if _, err := w.Refresh(t.Context(), issued.Refresh); !isUnauthorized(err) {
+		if _, err := w.Refresh(t.Context(), issued.Refresh, here); !isUnauthorized(err) {
 			t.Error("revoked:", err)
 		}
 	}
@@ -347,7 +347,7 @@ func TestAPITokenEnds(t *testing.T) {
 	if _, err := w.Login(t.Context(), "bob", text, here); !isUnauthorized(err) {
 		t.Error("a token of somebody else:", err)
 	}
-	if list, err := w.APITokens(t.Context(), "alice"); err != nil || len(list) != 1 || !list[0].LastUsed.Equal(w.now()) {
+	if list, err := w.APITokens(t.Context(), "alice", APIToken{}, 10); err != nil || len(list) != 1 || !list[0].LastUsed.Equal(w.now()) {
 		t.Error(list, err)
 	}
 	used := w.now()
@@ -355,7 +355,7 @@ func TestAPITokenEnds(t *testing.T) {
 	if _, err = w.Login(t.Context(), "alice", text, here); err != nil {
 		t.Error(err)
 	}
-	if list, _ := w.APITokens(t.Context(), ""); !list[0].LastUsed.Equal(used) {
+	if list, _ := w.APITokens(t.Context(), "", APIToken{}, 10); !list[0].LastUsed.Equal(used) {
 		t.Error("each use is noted", list)
 	}
 	w.sleep(10 * time.Minute)
@@ -419,7 +419,7 @@ func TestChangesEndEverything(t *testing.T) {
 				if _, err := w.Authenticate(t.Context(), "Bearer "+issued.Token, here); !isUnauthorized(err) {
 					t.Error("the bearer token:", err)
 				}
-				if _, err := w.Refresh(t.Context(), issued.Refresh); !isUnauthorized(err) {
+				if _, err := w.Refresh(t.Context(), issued.Refresh, here); !isUnauthorized(err) {
 					t.Error("the refresh token:", err)
 				}
 				work, err := w.login("alice", cheapPassword, here)
@@ -521,10 +521,10 @@ func TestKeyRotation(t *testing.T) {
 	if good(old.Token) {
 		t.Error("the old token has not ended")
 	}
-	if _, err := w.Refresh(t.Context(), old.Refresh); !isUnauthorized(err) {
+	if _, err := w.Refresh(t.Context(), old.Refresh, here); !isUnauthorized(err) {
 		t.Error("the old key still signs for refresh tokens:", err)
 	}
-	if _, err := w.Refresh(t.Context(), fresh.Refresh); err != nil {
+	if _, err := w.Refresh(t.Context(), fresh.Refresh, here); err != nil {
 		t.Error(err)
 	}
 	keys, err := w.keys(t.Context())

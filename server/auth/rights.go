@@ -91,6 +91,7 @@ type Caller struct {
 	bearer   bool // by a bearer token, which bounds him to
 	access   []Access
 	apiToken string // its mark, "" for none
+	family   string // of the refresh token that the caller came with
 }
 
 // rights is what a caller may do in a repository that is not public.

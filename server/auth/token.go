@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type claims struct {
 	Access     []Access `json:"access"`
 	Generation string   `json:"gen,omitempty"` // of the user: text, because numbers of JSON are not exact everywhere
 	APIToken   string   `json:"tok,omitempty"` // the token that stood for the password: its mark
+	Family     string   `json:"fam,omitempty"` // of refresh tokens
 }
 
 // What a token is for, in its header ("typ"), so that none passes for the other.
@@ -45,6 +47,8 @@ type TokenRequest struct {
 	Scopes  []Access // those that were understood
 	Manage  bool     // the request had no scope at all: a user gets to manage what is theirs
 	Refresh bool     // a token that gets more of these without the password, too
+	Client  string   // what the client calls itself
+	From    netip.Addr
 }
 
 // Issue makes a bearer token for a caller, with what they may do now of what they ask for. Unauthorized for the bearer of
@@ -62,7 +66,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry,
 		return Token{}, failed(err)
 	}
 	if asked.Refresh && c.standing != nil {
-		if t.Refresh, err = a.sign(ctx, c, typeRefresh, nil, t.IssuedAt, refreshLifetime); err != nil {
+		if t.Refresh, err = a.refreshToken(ctx, c, asked, t.IssuedAt); err != nil {
 			return Token{}, failed(err)
 		}
 	}
@@ -106,6 +110,9 @@ func (a *Authority) sign(ctx context.Context, c Caller, kind string, access []Ac
 	}
 	if c.standing != nil {
 		said.Generation = c.standing.generation
+	}
+	if kind == typeRefresh {
+		said.Family = c.family
 	}
 	t := jwt.NewWithClaims(jwt.SigningMethodHS256, said)
 	t.Header["typ"], t.Header["kid"] = kind, keys[0].ID
@@ -234,16 +241,6 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 		}
 	}
 	return Caller{}, errToken
-}
-
-// Refresh is who a refresh token was issued to. Unauthorized if he or the token has ended.
-func (a *Authority) Refresh(ctx context.Context, token string) (Caller, error) {
-	said, err := a.verify(ctx, token, typeRefresh)
-	if err != nil {
-		return Caller{}, refusedToken(err)
-	}
-	c, err := a.caller(ctx, said)
-	return c, refusedToken(err)
 }
 
 // refusedToken tells a token that is not good from what went wrong while it was looked at.

@@ -35,7 +35,7 @@ type User struct {
 
 // reserved names would look like somebody or something else, or like a part of the paths of package admin.
 var reserved = []string{"anonymous", "api", "auth", "library", "registry", "root", "system", "token", "v1", "v2",
-	"audit", "grants", "groups", "immutable", "keys", "repo", "tokens", "users", "visibility"}
+	"audit", "grants", "groups", "immutable", "keys", "refresh-tokens", "repo", "tokens", "users", "visibility"}
 
 const maxUserName = 64
 
@@ -240,6 +240,11 @@ func (a *Authority) update(ctx context.Context, by registry.Actor, action, name 
 		if err := tx.SaveUser(u); err != nil {
 			return err
 		}
+		if ends {
+			if err := tx.DeleteRefreshTokens(u.ID); err != nil {
+				return err
+			}
+		}
 		return keepAdmin(tx, before)
 	})
 }
@@ -363,10 +368,10 @@ func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user,
 	return text, nil
 }
 
-// APITokens returns the tokens of a user, those of all users for "".
-func (a *Authority) APITokens(ctx context.Context, user string) (list []APIToken, err error) {
+// APITokens returns up to limit tokens after another one, those of a user or, for "", of all.
+func (a *Authority) APITokens(ctx context.Context, user string, after APIToken, limit int) (list []APIToken, err error) {
 	err = a.db.View(ctx, func(tx *db.Tx) error {
-		tokens, err := tx.APITokens(user)
+		tokens, err := tx.SomeAPITokens(user, after.User, after.Name, limit)
 		for _, t := range tokens {
 			list = append(list, APIToken{t.User, t.Name, Scopes(t.Scopes), t.CreatedAt, t.ExpiresAt, t.LastUsedAt})
 		}
@@ -377,7 +382,16 @@ func (a *Authority) APITokens(ctx context.Context, user string) (list []APIToken
 
 // DeleteAPIToken revokes a token, at once. Missing.
 func (a *Authority) DeleteAPIToken(ctx context.Context, by registry.Actor, user, name string) error {
-	return a.change(ctx, by, "revoke token", user+"/"+name, func(tx *db.Tx) error { return tx.DeleteAPIToken(user, name) })
+	return a.change(ctx, by, "revoke token", user+"/"+name, func(tx *db.Tx) error {
+		t, err := tx.APIToken(user, name)
+		if err != nil {
+			return err
+		}
+		if err := tx.DeleteRefreshTokensOf(user, apiToken{APIToken: t}.mark()); err != nil {
+			return err
+		}
+		return tx.DeleteAPIToken(user, name)
+	})
 }
 
 // Grant is what a user, or a group written with an @ before it, may do in the repositories that a glob matches.
@@ -436,10 +450,10 @@ func (a *Authority) DeleteGrant(ctx context.Context, by registry.Actor, grantee,
 	return a.change(ctx, by, "revoke", grantee+" "+repository, func(tx *db.Tx) error { return tx.DeleteGrant(grantee, repository) })
 }
 
-// Grants returns every grant.
-func (a *Authority) Grants(ctx context.Context) (list []Grant, err error) {
+// Grants returns up to limit grants after another one: those of a user and in their namespace or, for "", all.
+func (a *Authority) Grants(ctx context.Context, user string, after Grant, limit int) (list []Grant, err error) {
 	err = a.db.View(ctx, func(tx *db.Tx) error {
-		grants, err := tx.Grants()
+		grants, err := tx.Grants(user, after.Grantee, after.Repository, limit)
 		for _, g := range grants {
 			list = append(list, Grant{g.Grantee, g.Repository, Actions(g.Actions).String(), g.CreatedAt})
 		}
@@ -467,16 +481,22 @@ func (a *Authority) RemoveMember(ctx context.Context, by registry.Actor, m Membe
 	return a.change(ctx, by, "remove member", m.Group+" "+m.User, func(tx *db.Tx) error { return tx.RemoveMember(db.Member(m)) })
 }
 
-// Members returns who is in which group.
-func (a *Authority) Members(ctx context.Context) (list []Member, err error) {
+// Members returns up to limit members of groups, those after another one.
+func (a *Authority) Members(ctx context.Context, after Member, limit int) (list []Member, err error) {
 	err = a.db.View(ctx, func(tx *db.Tx) error {
-		members, err := tx.Members()
+		members, err := tx.Members(db.Member(after), limit)
 		for _, m := range members {
 			list = append(list, Member(m))
 		}
 		return err
 	})
 	return list, failed(err)
+}
+
+// IsMember says whether a user is in a group.
+func (a *Authority) IsMember(ctx context.Context, m Member) (is bool, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) (err error) { is, err = tx.IsMember(db.Member(m)); return err })
+	return is, failed(err)
 }
 
 // RecordLogin writes a login to the audit, or one that failed.

@@ -31,6 +31,10 @@ func tokenUserFlags() []cli.Flag {
 	return []cli.Flag{&cli.StringFlag{Name: "user", Usage: "`USER` whose token it is"}}
 }
 
+func refreshFlags() []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "refresh", Usage: "refresh tokens, by which clients stay logged in, in place of API tokens"}}
+}
+
 func tokenCreateFlags() []cli.Flag {
 	return append(tokenUserFlags(),
 		&cli.GenericFlag{Name: "scope", Value: new(words), Usage: "`ACTIONS:GLOB` that it may do at most, such as push:team/**; can be said several times"},
@@ -94,13 +98,24 @@ func (p *Program) tokenList(ctx context.Context, s *settings) error {
 				return aboutUser(user, err)
 			}
 		}
-		tokens, err := a.APITokens(ctx, s.String("user"))
-		if err != nil {
-			return err
+		if s.Bool("refresh") {
+			return listRefreshTokens(ctx, s, a)
 		}
-		return list(s, all(tokens), []string{"USER", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED"}, func(t auth.APIToken) []string {
+		tokens := pages(func(after auth.APIToken, limit int) ([]auth.APIToken, error) {
+			return a.APITokens(ctx, s.String("user"), after, limit)
+		})
+		return list(s, tokens, []string{"USER", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED"}, func(t auth.APIToken) []string {
 			return []string{t.User, t.Name, string(t.Scopes), timestamp(t.Created), sometime(t.Expires), sometime(t.LastUsed)}
 		})
+	})
+}
+
+func listRefreshTokens(ctx context.Context, s *settings, a *auth.Authority) error {
+	tokens := pages(func(after auth.RefreshToken, limit int) ([]auth.RefreshToken, error) {
+		return a.RefreshTokens(ctx, s.String("user"), after.ID, limit)
+	})
+	return list(s, tokens, []string{"USER", "ID", "CLIENT", "FROM", "CREATED", "LAST USED", "EXPIRES"}, func(t auth.RefreshToken) []string {
+		return []string{t.User, t.ID, orDash(t.Client), orDash(t.Address), timestamp(t.Created), timestamp(t.LastUsed), timestamp(t.Expires)}
 	})
 }
 
@@ -114,6 +129,9 @@ func (p *Program) tokenRevoke(ctx context.Context, s *settings) error {
 		return usagef("whose token is it? say --user USER")
 	}
 	return p.withUsers(ctx, s, func(a *auth.Authority, by registry.Actor) error {
+		if s.Bool("refresh") {
+			return said(a.DeleteRefreshToken(ctx, by, user, args[0]), user+" has no refresh token "+args[0], "")
+		}
 		return said(a.DeleteAPIToken(ctx, by, user, args[0]), user+" has no token of the name "+args[0], "")
 	})
 }
@@ -144,11 +162,8 @@ func (p *Program) grantRemove(ctx context.Context, s *settings) error {
 
 func (p *Program) grantList(ctx context.Context, s *settings) error {
 	return p.withUsers(ctx, s, func(a *auth.Authority, _ registry.Actor) error {
-		grants, err := a.Grants(ctx)
-		if err != nil {
-			return err
-		}
-		return list(s, all(grants), []string{"GRANTEE", "ACTIONS", "REPOSITORY", "CREATED"}, func(g auth.Grant) []string {
+		grants := pages(func(after auth.Grant, limit int) ([]auth.Grant, error) { return a.Grants(ctx, "", after, limit) })
+		return list(s, grants, []string{"GRANTEE", "ACTIONS", "REPOSITORY", "CREATED"}, func(g auth.Grant) []string {
 			return []string{g.Grantee, g.Actions, g.Repository, timestamp(g.Created)}
 		})
 	})

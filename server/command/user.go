@@ -183,27 +183,29 @@ func (p *Program) ask(ctx context.Context, terminal *os.File, question string) (
 
 func (p *Program) userList(ctx context.Context, s *settings) error {
 	return p.withUsers(ctx, s, func(a *auth.Authority, _ registry.Actor) error {
-		return list(s, users(ctx, a), []string{"NAME", "ADMIN", "DISABLED", "CREATED", "LAST LOGIN"}, func(u auth.User) []string {
+		users := pages(func(after auth.User, limit int) ([]auth.User, error) { return a.Users(ctx, after.Name, limit) })
+		return list(s, users, []string{"NAME", "ADMIN", "DISABLED", "CREATED", "LAST LOGIN"}, func(u auth.User) []string {
 			return []string{u.Name, yesNo(u.Admin), yesNo(u.Disabled), timestamp(u.Created), sometime(u.LastLogin)}
 		})
 	})
 }
 
-func users(ctx context.Context, a *auth.Authority) iter.Seq2[auth.User, error] {
-	return func(yield func(auth.User, error) bool) {
-		after := ""
+// pages are the entries of a list that is asked for in pages, each after the last entry of the one before.
+func pages[T any](page func(after T, limit int) ([]T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var after T
 		for {
-			page, err := a.Users(ctx, after, pageSize)
+			list, err := page(after, pageSize)
 			if err != nil {
-				yield(auth.User{}, err)
+				yield(after, err)
 				return
 			}
-			for _, u := range page {
-				if after = u.Name; !yield(u, nil) {
+			for _, item := range list {
+				if after = item; !yield(item, nil) {
 					return
 				}
 			}
-			if len(page) < pageSize {
+			if len(list) < pageSize {
 				return
 			}
 		}
@@ -297,10 +299,7 @@ func groupRemove(ctx context.Context, a *auth.Authority, by registry.Actor, m au
 
 func (p *Program) groupList(ctx context.Context, s *settings) error {
 	return p.withUsers(ctx, s, func(a *auth.Authority, _ registry.Actor) error {
-		members, err := a.Members(ctx)
-		if err != nil {
-			return err
-		}
-		return list(s, all(members), []string{"GROUP", "USER"}, func(m auth.Member) []string { return []string{m.Group, m.User} })
+		members := pages(func(after auth.Member, limit int) ([]auth.Member, error) { return a.Members(ctx, after, limit) })
+		return list(s, members, []string{"GROUP", "USER"}, func(m auth.Member) []string { return []string{m.Group, m.User} })
 	})
 }

@@ -22,9 +22,14 @@ type ImmutableRule struct {
 }
 
 // ImmutableRules returns every rule.
-func (r *Registry) ImmutableRules(ctx context.Context) (rules []ImmutableRule, err error) {
+func (r *Registry) ImmutableRules(ctx context.Context) ([]ImmutableRule, error) {
+	return r.SomeImmutableRules(ctx, ImmutableRule{}, -1)
+}
+
+// SomeImmutableRules returns up to limit rules after another one; all if limit is negative.
+func (r *Registry) SomeImmutableRules(ctx context.Context, after ImmutableRule, limit int) (rules []ImmutableRule, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
-		list, err := tx.ImmutableRules()
+		list, err := tx.SomeImmutableRules(db.ImmutableRule(after), limit)
 		for _, rule := range list {
 			rules = append(rules, ImmutableRule(rule))
 		}
