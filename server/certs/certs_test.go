@@ -481,3 +481,23 @@ func TestOwnAfterAWrongClock(t *testing.T) {
 	}
 	usable("unset now", dir, after)
 }
+
+// A client of TLS 1.2 gets a suite that authenticates what it encrypts, or none.
+func TestNoCBC(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir, &clock{time.Now()}, machine())
+	offered := 0
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		client := &tls.Config{ServerName: "localhost", RootCAs: roots(t, dir), MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite.ID}}
+		state, err := shake(t, o.Config(), client)
+		if err == nil && (state.CipherSuite != suite.ID || strings.Contains(suite.Name, "CBC")) {
+			t.Errorf("offered %s, took %s", suite.Name, tls.CipherSuiteName(state.CipherSuite))
+		}
+		if err == nil {
+			offered++
+		}
+	}
+	if offered == 0 {
+		t.Error("no suite of TLS 1.2 is taken")
+	}
+}
