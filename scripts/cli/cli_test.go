@@ -42,8 +42,9 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			e.Values[servers{}] = map[string]*process{}
-			units, err := filepath.Abs("../systemd")
-			e.Setenv("units", units)
+			top, err := filepath.Abs("../..")
+			e.Setenv("units", filepath.Join(top, "scripts/systemd"))
+			e.Setenv("readme", filepath.Join(top, "README.md"))
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
