@@ -82,11 +82,7 @@ func (w *contentWriter) err() error {
 
 // headBlob says that a blob is there ("Checking if content exists in the registry", end-2).
 func (s *Server) headBlob(w *recorder, r *http.Request, t target) error {
-	stat := s.registry.StatBlob
-	if w.mirrored {
-		stat = s.cfg.Mirror.StatBlob
-	}
-	size, err := stat(r.Context(), t.repo, t.digest)
+	size, err := s.statBlob(w, r, t)
 	if err != nil {
 		return err
 	}

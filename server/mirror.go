@@ -35,12 +35,26 @@ func (s *Server) findMirror(w *recorder, r *http.Request) {
 	}
 }
 
+// mirrorClient is the one for whom an upstream is asked: a user, or whoever is in a network where one may have any address.
+func (s *Server) mirrorClient(w *recorder, r *http.Request) mirror.Client {
+	if w.caller.Name != "" {
+		return mirror.Client{Name: w.caller.Name, User: true}
+	}
+	address := s.clientAddress(r).Unmap().WithZone("")
+	if address.Is6() {
+		if network, err := address.Prefix(64); err == nil {
+			address = network.Addr()
+		}
+	}
+	return mirror.Client{Name: address.String()}
+}
+
 // fetchManifest sees to it that the registry has a manifest as its upstream has it, or warns that it may have an older one.
 func (s *Server) fetchManifest(w *recorder, r *http.Request, t target) error {
 	if !w.mirrored {
 		return nil
 	}
-	stale, err := s.cfg.Mirror.Manifest(r.Context(), t.repo, t.reference)
+	stale, err := s.cfg.Mirror.Manifest(r.Context(), s.mirrorClient(w, r), t.repo, t.reference)
 	if stale != "" {
 		warn(w, stale)
 	}
@@ -54,7 +68,7 @@ func warn(w http.ResponseWriter, text string) {
 
 // getMirrored answers with a blob that is on its way. done is false if it is here.
 func (s *Server) getMirrored(w *recorder, r *http.Request, t target) (done bool, err error) {
-	follower, _, err := s.cfg.Mirror.Blob(r.Context(), t.repo, t.digest)
+	follower, _, err := s.cfg.Mirror.Blob(r.Context(), s.mirrorClient(w, r), t.repo, t.digest)
 	if follower == nil || err != nil {
 		return false, err
 	}
@@ -66,6 +80,14 @@ func (s *Server) getMirrored(w *recorder, r *http.Request, t target) (done bool,
 	content := contentWriter{ResponseWriter: inPieces{w}}
 	http.ServeContent(&content, r, "", time.Time{}, follower)
 	return true, errors.Join(follower.Err(), content.err())
+}
+
+// statBlob returns the size of a blob, as its upstream says if it is not here.
+func (s *Server) statBlob(w *recorder, r *http.Request, t target) (int64, error) {
+	if w.mirrored {
+		return s.cfg.Mirror.StatBlob(r.Context(), s.mirrorClient(w, r), t.repo, t.digest)
+	}
+	return s.registry.StatBlob(r.Context(), t.repo, t.digest)
 }
 
 // inPieces hides the ReadFrom of a recorder, whose deadline is for the client alone: here it is the upstream that everybody
@@ -95,7 +117,7 @@ func (s *Server) withMirrors(asked []auth.Access) []auth.Access {
 // tags is a page of the tags of a repository, as its upstream has them if it is a mirror.
 func (s *Server) tags(w *recorder, r *http.Request, t target, p registry.Page) (tags []string, more bool, err error) {
 	if w.mirrored {
-		tags, more, err = s.cfg.Mirror.Tags(r.Context(), t.repo, p)
+		tags, more, err = s.cfg.Mirror.Tags(r.Context(), s.mirrorClient(w, r), t.repo, p)
 		if err == nil {
 			return tags, more, nil
 		}
@@ -107,7 +129,7 @@ func (s *Server) tags(w *recorder, r *http.Request, t target, p registry.Page) (
 // referrers is the same for what has a subject.
 func (s *Server) referrers(w *recorder, r *http.Request, t target, artifactType string, p registry.Page) (registry.Referrers, error) {
 	if w.mirrored {
-		list, err := s.cfg.Mirror.Referrers(r.Context(), t.repo, t.digest, artifactType)
+		list, err := s.cfg.Mirror.Referrers(r.Context(), s.mirrorClient(w, r), t.repo, t.digest, artifactType)
 		if err == nil {
 			return registry.Referrers{Descriptors: list}, nil
 		}

@@ -16,6 +16,8 @@ func mirrorFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "tag-ttl", EnvVars: env("tag-ttl"), Value: 5 * time.Minute, DefaultText: "5m",
 			Usage: "for this `TIME` a mirrored tag is served without asking its upstream; 0: ask each time"},
 		&cli.BoolFlag{Name: "offline", EnvVars: env("offline"), Usage: "ask no upstream: serve what is here"},
+		&cli.BoolFlag{Name: "fetch-for-users-only", EnvVars: env("fetch-for-users-only"),
+			Usage: "ask upstreams only for clients that have logged in; the others get what is here"},
 		&cli.StringFlag{Name: "cache-max", EnvVars: env("cache-max"), DefaultText: "no limit",
 			Usage: "evict mirrored content that was not pulled for longest while it takes more than this `SIZE`, such as 50GiB; never what was pushed"},
 		&cli.StringFlag{Name: "mirror-file", EnvVars: env("mirror-file"),
@@ -28,7 +30,7 @@ func (s *settings) mirrorConfig() (cfg mirror.Config, err error) {
 	if cfg.Upstreams, err = mirror.ParseUpstreams(strings.Join(s.StringSlice("upstream"), ",")); err != nil {
 		return cfg, s.bad("upstream", err)
 	}
-	cfg.Offline = s.Bool("offline")
+	cfg.Offline, cfg.UsersOnly = s.Bool("offline"), s.Bool("fetch-for-users-only")
 	switch ttl := s.Duration("tag-ttl"); {
 	case ttl < 0:
 		return cfg, s.badf("tag-ttl", "%s is negative", ttl)

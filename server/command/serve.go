@@ -160,6 +160,9 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if opt.mirror, err = s.mirrorConfig(); err != nil {
 		return opt, err
 	}
+	if opt.mirror.UsersOnly && !opt.users {
+		return opt, usagef("--fetch-for-users-only needs users: --auth token")
+	}
 	if opt.syncs, err = s.scheduledSyncs(opt.mirror.Upstreams); err != nil {
 		return opt, err
 	}

@@ -36,7 +36,7 @@ type fill struct {
 
 // Blob sees to it that the registry has a blob, or begins to. If it is on its way, the reader follows it; if reader is nil
 // the registry has it. BlobUnknown and errors as for Manifest. The caller closes the reader.
-func (m *Mirror) Blob(ctx context.Context, repo registry.RepoName, d digest.Digest) (reader *registry.Follower, size int64, err error) {
+func (m *Mirror) Blob(ctx context.Context, who Client, repo registry.RepoName, d digest.Digest) (reader *registry.Follower, size int64, err error) {
 	up, _ := m.of(repo)
 	_, err = m.registry.StatBlob(ctx, repo, d)
 	if err == nil {
@@ -46,9 +46,9 @@ func (m *Mirror) Blob(ctx context.Context, repo registry.RepoName, d digest.Dige
 	if err := except(err, registry.BlobUnknown); err != nil {
 		return nil, 0, err
 	}
-	f, err := m.fill(up, repo, d)
+	f, err := m.fill(ctx, up, who, repo, d)
 	if err != nil {
-		return nil, 0, translate(err, registry.BlobUnknown, d.String())
+		return nil, 0, asAnswer(ctx, err, registry.BlobUnknown, d.String())
 	}
 	select {
 	case <-f.started:
@@ -66,7 +66,7 @@ func (m *Mirror) Blob(ctx context.Context, repo registry.RepoName, d digest.Dige
 }
 
 // StatBlob returns the size of a blob that is here, or that a manifest here names, or that the upstream has.
-func (m *Mirror) StatBlob(ctx context.Context, repo registry.RepoName, d digest.Digest) (int64, error) {
+func (m *Mirror) StatBlob(ctx context.Context, who Client, repo registry.RepoName, d digest.Digest) (int64, error) {
 	size, err := m.registry.StatBlob(ctx, repo, d)
 	if err == nil || !registry.BlobUnknown.Is(err) {
 		return size, err
@@ -75,72 +75,113 @@ func (m *Mirror) StatBlob(ctx context.Context, repo registry.RepoName, d digest.
 	if size, ok, err := m.registry.WantedSize(ctx, repo, d); ok || err != nil {
 		return size, err
 	}
-	key := "blob " + string(repo) + " " + d.String()
-	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
+	if m.unknown.has(blobKey(repo, d), m.cfg.Now(), unknownFor) {
 		return 0, registry.BlobUnknown.With(d.String())
 	}
-	if err := up.mayAsk(m.cfg, false); err != nil {
-		return 0, translate(err, registry.BlobUnknown, d.String())
+	key := "size of " + blobKey(repo, d)
+	if size, ok := m.sizes.get(key, m.cfg.Now(), unknownFor); ok {
+		return size, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	size, err = up.remote.BlobSize(ctx, name, d)
-	if err == nil && size < 0 {
-		err = fmt.Errorf("%w: no length", ErrWrong)
+	q, err := m.question(ctx, up, who, news, key, fetchTimeout, func(ctx context.Context, q *question) (err error) {
+		q.size, err = up.remote.BlobSize(ctx, name, d)
+		switch {
+		case err == nil && q.size >= 0:
+			m.sizes.add(key, q.size, m.cfg.Now())
+		case err == nil && q.size < 0:
+			err = fmt.Errorf("%w: no length", ErrWrong)
+		case errors.Is(err, ErrUnknown):
+			m.unknown.add(blobKey(repo, d), 0, m.cfg.Now())
+		}
+		return err
+	})
+	if err == nil {
+		err = q.wait(ctx)
 	}
-	if ctx.Err() == nil {
-		up.heard(m.cfg, err)
+	if err != nil {
+		return 0, asAnswer(ctx, err, registry.BlobUnknown, d.String())
 	}
-	if errors.Is(err, ErrUnknown) {
-		m.unknown.add(key, m.cfg.Now())
-	}
-	return size, translate(err, registry.BlobUnknown, d.String())
+	return q.size, nil
 }
 
-// fill joins the fetching of a blob, or begins it.
-func (m *Mirror) fill(up *upstream, repo registry.RepoName, d digest.Digest) (*fill, error) {
-	key := "blob " + string(repo) + " " + d.String()
-	m.fills.Lock()
-	defer m.fills.Unlock()
-	if f := m.fills.running[key]; f != nil {
-		return f, nil
+func blobKey(repo registry.RepoName, d digest.Digest) string {
+	return "blob " + string(repo) + " " + d.String()
+}
+
+// fill joins the fetching of a blob, or begins it when the client may have it fetched.
+func (m *Mirror) fill(ctx context.Context, up *upstream, who Client, repo registry.RepoName, d digest.Digest) (*fill, error) {
+	key := blobKey(repo, d)
+	if f, _, err := m.fills.join(m, key, false); f != nil || err != nil {
+		return f, err
 	}
 	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
 		return nil, ErrUnknown
 	}
-	if err := up.mayAsk(m.cfg, false); err != nil {
+	n := news
+	if _, ok, err := m.registry.WantedSize(ctx, repo, d); err != nil {
+		return nil, err
+	} else if ok {
+		n = named
+	}
+	leave, err := up.enter(ctx, m.cfg, who, n)
+	if err != nil {
 		return nil, err
 	}
-	if !m.begin() {
-		return nil, errClosed
+	f, mine, err := m.fills.join(m, key, true)
+	if !mine {
+		leave()
+		return f, err
 	}
-	f := &fill{started: make(chan struct{})}
-	m.fills.running[key] = f
 	go func() {
 		defer m.working.Done()
 		began := time.Now()
 		source := &source{ctx: m.ctx, up: up, digest: d, sleep: m.cfg.Sleep}
 		defer source.close()
 		_, source.repo = m.of(repo)
-		f.filling, f.err = m.start(source, repo, d)
+		f.err = up.inTurn(m.ctx, func() (err error) { f.filling, err = m.start(source, repo, d); return err })
+		leave()
 		if f.err != nil {
-			m.ended(up, key, f.err)
+			m.fills.end(key)
+			m.learn(up, who, n, key, f.err)
 			m.log.Warn("blob not fetched", "repository", repo, "digest", d, "err", f.err)
 			close(f.started)
 			return
 		}
 		close(f.started)
-		m.finish(f.filling, up, key, source.pour(f.filling), began)
+		err := source.pour(f.filling)
+		if err == nil {
+			err = f.filling.Finish(m.ctx)
+		}
+		m.fills.end(key)
+		m.learn(up, who, n, key, err)
+		m.finish(f.filling, up, err, began)
 	}()
 	return f, nil
 }
 
-// finish makes a blob of what was poured, if err is nil, and tells who waits. Whoever asks after a failure tries anew.
-func (m *Mirror) finish(f *registry.Filling, up *upstream, key string, err error, began time.Time) {
-	if err == nil {
-		err = f.Finish(m.ctx)
+// join returns a fill that is under way. mine says that it is a new one, which the caller ends, together with m.working.
+func (fs *fills) join(m *Mirror, key string, begin bool) (f *fill, mine bool, err error) {
+	fs.Lock()
+	defer fs.Unlock()
+	if f := fs.running[key]; f != nil || !begin {
+		return f, false, nil
 	}
-	m.ended(up, key, err)
+	if !m.begin() {
+		return nil, false, errClosed
+	}
+	f = &fill{started: make(chan struct{})}
+	fs.running[key] = f
+	return f, true, nil
+}
+
+// end forgets a fill: a client that asks from now on has it tried again.
+func (fs *fills) end(key string) {
+	fs.Lock()
+	defer fs.Unlock()
+	delete(fs.running, key)
+}
+
+// finish tells the clients that wait how a fetch ended.
+func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time.Time) {
 	log := m.log.With("repository", f.Repository, "digest", f.Digest, "bytes", f.Staged(), "duration", time.Since(began))
 	if err != nil {
 		f.Fail(m.ctx, translate(err, registry.BlobUnknown, f.Digest.String()))
@@ -151,23 +192,7 @@ func (m *Mirror) finish(f *registry.Filling, up *upstream, key string, err error
 	if m.cfg.CacheMax > 0 {
 		m.wantEviction()
 	}
-	up.mu.Lock()
-	defer up.mu.Unlock()
-	up.figures.Blobs++
-	up.figures.Bytes += f.Size
-}
-
-// ended learns from how a fill ended, and forgets it.
-func (m *Mirror) ended(up *upstream, key string, err error) {
-	if errors.Is(err, ErrUnknown) {
-		m.unknown.add(key, m.cfg.Now())
-	}
-	if m.ctx.Err() == nil {
-		up.heard(m.cfg, err)
-	}
-	m.fills.Lock()
-	defer m.fills.Unlock()
-	delete(m.fills.running, key)
+	up.fetched(f.Size)
 }
 
 // start opens the source, which has to agree with the manifest on the size.

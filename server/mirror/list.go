@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -24,8 +23,8 @@ const (
 
 // Tags lists the tags that the upstream has, as registry.Registry.Tags does. The whole list is read once in a while, and
 // pages are made of that: a cursor of the upstream means nothing to a client of this registry, and the other way around.
-func (m *Mirror) Tags(ctx context.Context, repo registry.RepoName, p registry.Page) (tags []string, more bool, err error) {
-	all, err := m.list(ctx, repo, "tags "+string(repo), func(ctx context.Context, remote *Remote, name string) (list []string, err error) {
+func (m *Mirror) Tags(ctx context.Context, who Client, repo registry.RepoName, p registry.Page) (tags []string, more bool, err error) {
+	all, err := m.list(ctx, who, repo, "tags "+string(repo), func(ctx context.Context, remote *Remote, name string) (list []string, err error) {
 		tags, err := remote.AllTags(ctx, name)
 		for _, tag := range tags {
 			list = append(list, string(tag))
@@ -45,8 +44,8 @@ func (m *Mirror) Tags(ctx context.Context, repo registry.RepoName, p registry.Pa
 }
 
 // Referrers lists the descriptors of what has a subject at the upstream, all of them or those of an artifact type.
-func (m *Mirror) Referrers(ctx context.Context, repo registry.RepoName, subject digest.Digest, artifactType string) ([]string, error) {
-	all, err := m.list(ctx, repo, "referrers "+string(repo)+" "+string(subject), func(ctx context.Context, remote *Remote, name string) (list []string, err error) {
+func (m *Mirror) Referrers(ctx context.Context, who Client, repo registry.RepoName, subject digest.Digest, artifactType string) ([]string, error) {
+	all, err := m.list(ctx, who, repo, "referrers "+string(repo)+" "+string(subject), func(ctx context.Context, remote *Remote, name string) (list []string, err error) {
 		found, err := remote.Referrers(ctx, name, subject, "")
 		for _, d := range found {
 			list = append(list, string(d))
@@ -66,45 +65,27 @@ func (m *Mirror) Referrers(ctx context.Context, repo registry.RepoName, subject 
 	return list, nil
 }
 
-// list returns a list that is remembered, or has one goroutine read it for all who want it.
-func (m *Mirror) list(ctx context.Context, repo registry.RepoName, key string, read func(context.Context, *Remote, string) ([]string, error)) ([]string, error) {
-	up, name := m.of(repo)
+// list returns a list that is remembered, or has it read for all who want it.
+func (m *Mirror) list(ctx context.Context, who Client, repo registry.RepoName, key string, read func(context.Context, *Remote, string) ([]string, error)) ([]string, error) {
 	if list, ok := m.lists.get(key, m.cfg.Now(), m.cfg.TagTTL); ok {
 		return list, nil
 	}
-	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
-		return nil, ErrUnknown
-	}
-	if err := up.mayAsk(m.cfg, true); err != nil {
-		return nil, err
-	}
-	done := m.flights.DoChan(key, func() (any, error) {
-		if !m.begin() {
-			return nil, errClosed
-		}
-		defer m.working.Done()
-		ctx, cancel := context.WithTimeout(m.ctx, longList)
-		defer cancel()
-		list, err := read(ctx, up.remote, name)
-		switch {
-		case err == nil:
-			m.lists.add(key, list, m.cfg.Now())
-		case errors.Is(err, ErrUnknown):
-			m.unknown.add(key, m.cfg.Now())
-		case m.ctx.Err() == nil:
-			up.heard(m.cfg, err)
-		}
-		return list, err
-	})
+	up, name := m.of(repo)
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	select {
-	case res := <-done:
-		list, _ := res.Val.([]string)
-		return list, res.Err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	q, err := m.question(ctx, up, who, again, key, longList, func(ctx context.Context, q *question) (err error) {
+		if q.list, err = read(ctx, up.remote, name); err == nil {
+			m.lists.add(key, q.list, m.cfg.Now())
+		}
+		return err
+	})
+	if err == nil {
+		err = q.wait(ctx)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return q.list, nil
 }
 
 // lists remembers lists, and forgets all of them when they take too much.

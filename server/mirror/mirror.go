@@ -27,7 +27,6 @@ import (
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/singleflight"
 )
 
 // Config is what a mirror is made of; nobody uses the registry before the mirror is made. The first two have no default.
@@ -39,6 +38,7 @@ type Config struct {
 	Budget    time.Duration                              // who could have what is here already waits so long for an upstream; 2 s
 	Stall     time.Duration                              // an upstream that sends no byte for so long is given up; 1 min
 	Offline   bool                                       // ask no upstream
+	UsersOnly bool                                       // ask upstreams only for clients that have logged in
 	CacheMax  int64                                      // bytes that copies may take; 0: no limit
 	Now       func() time.Time                           // nil: time.Now
 	Sleep     func(context.Context, time.Duration) error // nil: Sleep
@@ -70,10 +70,11 @@ type Mirror struct {
 	mu        sync.Mutex
 	closed    bool
 	working   sync.WaitGroup
-	flights   singleflight.Group
+	questions questions
 	fills     fills
 	lists     lists
 	unknown   memory
+	sizes     memory // of blobs at the upstream
 	pulled    memory
 	evict     chan struct{}
 }
@@ -197,7 +198,7 @@ func (m *Mirror) Refuse(repo registry.RepoName) error {
 // Manifest sees to it that the registry has what ref names, and knows of a tag what it names by now. stale says why that is
 // not known, if it is not, and the registry has something all the same. Errors: ManifestUnknown, TooManyRequests,
 // UpstreamFailed.
-func (m *Mirror) Manifest(ctx context.Context, repo registry.RepoName, ref registry.Reference) (stale string, err error) {
+func (m *Mirror) Manifest(ctx context.Context, who Client, repo registry.RepoName, ref registry.Reference) (stale string, err error) {
 	up, _ := m.of(repo)
 	here, fresh, err := m.look(ctx, repo, ref)
 	if err != nil {
@@ -207,7 +208,7 @@ func (m *Mirror) Manifest(ctx context.Context, repo registry.RepoName, ref regis
 		up.count(&up.figures.Hits)
 		return "", nil
 	}
-	err = m.ask(ctx, up, repo, ref, here)
+	err = m.ask(ctx, up, who, repo, ref, here)
 	if err == nil || !here || ctx.Err() != nil {
 		return "", err
 	}
@@ -247,50 +248,28 @@ func except(err error, code *registry.Code) error {
 	return err
 }
 
-// ask has one goroutine ask the upstream for all who want to know, and waits for it: only for the budget if here.
-func (m *Mirror) ask(ctx context.Context, up *upstream, repo registry.RepoName, ref registry.Reference, here bool) error {
-	key := string(repo) + " " + ref.String()
-	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
-		return registry.ManifestUnknown.With(ref.String())
+// ask has the upstream asked for all who want to know, and waits for it: only for the budget if here.
+func (m *Mirror) ask(ctx context.Context, up *upstream, who Client, repo registry.RepoName, ref registry.Reference, here bool) error {
+	patience, n := ctx, news
+	if here {
+		within, cancel := context.WithTimeout(ctx, m.cfg.Budget)
+		defer cancel()
+		patience, n = within, again
 	}
-	if err := up.mayAsk(m.cfg, here); err != nil {
-		return translate(err, registry.ManifestUnknown, ref.String())
-	}
-	done := m.flights.DoChan(key, func() (any, error) {
-		if !m.begin() {
-			return nil, errClosed
-		}
-		defer m.working.Done()
-		return nil, m.fetch(up, repo, ref, key)
+	q, err := m.question(patience, up, who, n, string(repo)+" "+ref.String(), fetchTimeout, func(ctx context.Context, _ *question) error {
+		return m.fetchManifest(ctx, up, repo, ref)
 	})
-	wait := time.NewTimer(m.cfg.Budget)
-	defer wait.Stop()
-	if !here {
-		wait.Stop()
+	if err == nil {
+		err = q.wait(patience)
 	}
-	select {
-	case res := <-done:
-		return res.Err
-	case <-wait.C:
+	if here && ctx.Err() == nil && patience.Err() != nil && errors.Is(err, patience.Err()) {
 		up.isSlow(m.cfg)
 		return registry.UpstreamFailed.With("the upstream does not answer in time")
-	case <-ctx.Done():
-		return registry.AsError(ctx.Err())
 	}
+	return asAnswer(ctx, err, registry.ManifestUnknown, ref.String())
 }
 
-// fetch brings a manifest, or finds that it is here.
-func (m *Mirror) fetch(up *upstream, repo registry.RepoName, ref registry.Reference, key string) error {
-	ctx, cancel := context.WithTimeout(m.ctx, fetchTimeout)
-	defer cancel()
-	err := m.fetchManifest(ctx, up, repo, ref)
-	if errors.Is(err, ErrUnknown) {
-		m.unknown.add(key, m.cfg.Now())
-	}
-	up.heard(m.cfg, err)
-	return translate(err, registry.ManifestUnknown, ref.String())
-}
-
+// fetchManifest brings a manifest, or finds that it is here.
 func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.RepoName, ref registry.Reference) error {
 	_, name := m.of(repo)
 	var got *Manifest
@@ -324,6 +303,14 @@ func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.
 	return err
 }
 
+// asAnswer is translate, unless it is the client that did not wait.
+func asAnswer(ctx context.Context, err error, code *registry.Code, detail string) error {
+	if err != nil && ctx.Err() != nil {
+		return registry.AsError(ctx.Err())
+	}
+	return translate(err, code, detail)
+}
+
 // translate makes the error for a client of one of a Remote. What the upstream does not have is an error of code.
 func translate(err error, code *registry.Code, detail string) error {
 	var b Busy
@@ -337,6 +324,8 @@ func translate(err error, code *registry.Code, detail string) error {
 		return &registry.Error{Code: code, Detail: detail, Err: err}
 	case errors.Is(err, errOffline):
 		return code.With("this mirror is offline and has no copy")
+	case errors.Is(err, errUsersOnly):
+		return code.With("this mirror has no copy, and fetches one only for clients that have logged in")
 	case errors.As(err, &b):
 		return &registry.Error{Code: registry.TooManyRequests, Detail: registry.RetryAfter(b.After), Err: err}
 	}
@@ -349,32 +338,43 @@ func (m *Mirror) notePull(repo registry.RepoName, d digest.Digest) {
 	if m.pulled.has(key, m.cfg.Now(), pullNote) {
 		return
 	}
-	m.pulled.add(key, m.cfg.Now())
+	m.pulled.add(key, 0, m.cfg.Now())
 	if err := m.registry.NotePull(m.ctx, repo, d); err != nil && !registry.ManifestUnknown.Is(err) {
 		m.log.Warn("a pull could not be noted", "repository", repo, "err", err) // reads go on when the disk is full
 	}
 }
 
-// memory remembers for a while that something was so.
+// memory remembers for a while that something was so, and with which number.
 type memory struct {
-	mu sync.Mutex
-	at map[string]time.Time
+	mu   sync.Mutex
+	kept map[string]remembered
+}
+
+type remembered struct {
+	at    time.Time
+	value int64
 }
 
 func (m *memory) has(key string, now time.Time, lasts time.Duration) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	at, ok := m.at[key]
-	return ok && now.Sub(at) < lasts
+	_, ok := m.get(key, now, lasts)
+	return ok
 }
 
-func (m *memory) add(key string, now time.Time) {
+func (m *memory) get(key string, now time.Time, lasts time.Duration) (value int64, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.at == nil || len(m.at) >= maxRemembered {
-		m.at = map[string]time.Time{}
+	r, ok := m.kept[key]
+	age := now.Sub(r.at) // negative if the clock was wrong
+	return r.value, ok && age >= 0 && age < lasts
+}
+
+func (m *memory) add(key string, value int64, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kept == nil || len(m.kept) >= maxRemembered {
+		m.kept = map[string]remembered{}
 	}
-	m.at[key] = now
+	m.kept[key] = remembered{now, value}
 }
 
 // wantEviction has the copies looked at that there may be too many of.

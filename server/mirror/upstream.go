@@ -2,11 +2,12 @@ package mirror
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"registry/server/registry"
+
+	"golang.org/x/time/rate"
 )
 
 // upstream is a registry that is mirrored, with what has been learned of it.
@@ -14,12 +15,15 @@ type upstream struct {
 	Upstream
 	remote *Remote
 
-	mu       sync.Mutex
-	figures  Figures
-	rest     time.Time // until then it is not asked at all
-	why      error     // the reason, which those are told who would have asked
-	slow     time.Time // until then it is not asked for what is here
-	refusals int       // of the credentials, in a row
+	room      chan struct{} // as many questions as are under way
+	mu        sync.Mutex
+	figures   Figures
+	accounts  map[Client]*account
+	anonymous *rate.Limiter  // of what those ask for who have not logged in
+	pause     pause          // for all clients
+	busy      map[bool]pause // for those who have logged in, and for those who have not
+	slow      time.Time      // until then it is not asked for what is here
+	refusals  int            // of the credentials, in a row
 }
 
 const (
@@ -30,10 +34,14 @@ const (
 	refusedFor, longestRefused = time.Minute, time.Hour
 )
 
-var errOffline = errors.New("this mirror is offline")
+var (
+	errOffline   = errors.New("this mirror is offline")
+	errUsersOnly = errors.New("this mirror fetches for users only")
+)
 
 func newUpstream(up Upstream, cfg Config) *upstream {
-	u := &upstream{Upstream: up, figures: Figures{Upstream: up.Name, Requests: map[string]int64{}}}
+	u := &upstream{Upstream: up, figures: Figures{Upstream: up.Name, Requests: map[string]int64{}}, room: make(chan struct{}, atOnce),
+		accounts: map[Client]*account{}, anonymous: newLimiter(mostAnonymous, anonymousEvery), busy: map[bool]pause{}}
 	u.remote = NewRemote(up, cfg.Stall, func(result string) {
 		u.mu.Lock()
 		defer u.mu.Unlock()
@@ -48,23 +56,11 @@ func (u *upstream) count(n *int64) {
 	*n++
 }
 
-// mayAsk returns why an upstream is not to be asked now. here says that whoever wants to can do without.
-func (u *upstream) mayAsk(cfg Config, here bool) error {
+func (u *upstream) fetched(size int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	now := cfg.Now()
-	switch {
-	case cfg.Offline:
-		return errOffline
-	case now.Before(u.rest):
-		if errors.As(u.why, new(Busy)) {
-			return Busy{After: u.rest.Sub(now)}
-		}
-		return u.why
-	case here && now.Before(u.slow):
-		return fmt.Errorf("the upstream did not answer a moment ago")
-	}
-	return nil
+	u.figures.Blobs++
+	u.figures.Bytes += size
 }
 
 // isSlow notes that the upstream keeps people waiting.
@@ -74,8 +70,9 @@ func (u *upstream) isSlow(cfg Config) {
 	u.slow = cfg.Now().Add(slowFor)
 }
 
-// heard learns from how a request ended.
-func (u *upstream) heard(cfg Config, err error) {
+// heard learns from how asking for a client ended. What an upstream has against one client it need not have against the
+// others: only when two of them are refused it is left alone by all.
+func (u *upstream) heard(cfg Config, who Client, n need, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := cfg.Now()
@@ -84,14 +81,32 @@ func (u *upstream) heard(cfg Config, err error) {
 	switch {
 	case errors.As(err, &ours) && ours.Code != registry.UpstreamFailed && !errors.Is(err, ErrWrong):
 		// a full disk, or a tag that may not move
-	case err == nil, errors.Is(err, ErrUnknown):
+	case errors.Is(err, ErrUnknown):
+		u.refusals, u.slow = 0, time.Time{}
+		if n == named {
+			return
+		}
+		u.accountOf(who, now).misses.AllowN(now, 1)
+		if !who.User {
+			u.anonymous.AllowN(now, 1)
+		}
+	case err == nil:
 		u.refusals, u.slow = 0, time.Time{}
 	case errors.As(err, &b):
-		u.rest, u.why = now.Add(b.After), b
+		u.leaveAlone(who, pause{now.Add(b.After), b}, now)
 	case errors.Is(err, ErrCredentials):
 		wait := min(refusedFor<<min(u.refusals, 10), longestRefused)
-		u.rest, u.why, u.refusals = now.Add(wait), err, u.refusals+1
+		u.pause, u.refusals = pause{now.Add(wait), err}, u.refusals+1
 	default:
 		u.slow = now.Add(slowFor)
 	}
+}
+
+func (u *upstream) leaveAlone(who Client, p pause, now time.Time) {
+	for other, a := range u.accounts {
+		if other != who && other.User == who.User && a.pause.reason(now) != nil {
+			u.busy[who.User] = p
+		}
+	}
+	u.accountOf(who, now).pause = p
 }
