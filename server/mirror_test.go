@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,6 +75,13 @@ func (o *origin) requests() (list []string) {
 	defer o.mu.Unlock()
 	list, o.asked = o.asked, nil
 	return list
+}
+
+// seen returns the same, and goes on.
+func (o *origin) seen() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.asked)
 }
 
 // image pushes an image with one layer to the origin, and returns its manifest.

@@ -2,23 +2,32 @@ package server_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"registry/db/dbtest"
 	"registry/server"
+	"registry/server/auth"
 	"registry/server/mirror"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 // Registries that are not like this one.
@@ -242,4 +251,248 @@ func TestMirrorChallenges(t *testing.T) {
 	defer elsewhere.Close()
 	o.turn(ask(func() []string { return []string{`Bearer realm="` + elsewhere.URL + `/token"`, bearer} }))
 	newMirror(t, o, "").pull("/v2/up.example/a/manifests/v1", image)
+}
+
+// from asks as a client with an address, behind a proxy.
+func (m *mirrored) from(address string, method, path string) answer {
+	m.t.Helper()
+	return m.do(method, path, "", "X-Forwarded-For: "+address)
+}
+
+func behindProxy(_ *mirror.Config, sc *server.Config) {
+	sc.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+}
+
+// TestMirrorIsNoAmplifier sees that a client that asks for what is not there has only so much of it asked, and little of it
+// at a time, and that this costs the others nothing.
+func TestMirrorIsNoAmplifier(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	var now, most atomic.Int64
+	o.turn(func(w http.ResponseWriter, r *http.Request) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		o.good.ServeHTTP(w, r)
+	})
+	m := newMirror(t, o, "", behindProxy)
+	var refused atomic.Int64
+	group := errgroup.Group{}
+	for i := range 300 {
+		paths := []string{"/manifests/t%d", "/manifests/sha256:%064x", "/blobs/sha256:%064x"}
+		path := "/v2/up.example/none" + fmt.Sprintf(paths[i%3], i)
+		method := []string{"GET", "HEAD"}[i%2]
+		group.Go(func() error {
+			switch a := m.from("192.0.2.1", method, path); {
+			case a.StatusCode == 429 && a.Header.Get("Retry-After") != "":
+				refused.Add(1)
+			case a.StatusCode != 404:
+				t.Errorf("%s: %s %v", path, a.Status, a.Header)
+			}
+			return nil
+		})
+	}
+	group.Wait()
+	if asked := o.requests(); len(asked) > 80 || len(asked) < 50 {
+		t.Errorf("asked %d times", len(asked))
+	}
+	if most.Load() > 8 || refused.Load() < 200 {
+		t.Errorf("%d at once, %d refused", most.Load(), refused.Load())
+	}
+	// Another client is served, and the same one gets what is here, and later more.
+	if a := m.from("192.0.2.2", "GET", "/v2/up.example/a/manifests/v1"); a.body != image {
+		t.Error(a.Status, a.body)
+	}
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/a/manifests/v1"); a.body != image {
+		t.Error(a.Status, a.body)
+	}
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/a/blobs/"+digest.FromString("layer").String()); a.body != "layer" {
+		t.Error("a blob that a manifest names:", a.Status)
+	}
+	m.pass(time.Minute)
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/none/manifests/new"); a.StatusCode != 404 {
+		t.Error(a.Status)
+	}
+}
+
+// TestMirrorAsksOnce sees that clients who want to know the same have it asked once, lists and sizes too.
+func TestMirrorAsksOnce(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	m := newMirror(t, o, "", patiently, behindProxy)
+	for _, c := range []struct{ method, path string }{
+		{"GET", "/tags/list?n=%d"},
+		{"GET", "/referrers/" + digest.FromString(image).String() + "?artifactType=x/%d"},
+		{"HEAD", "/blobs/" + digest.FromString("layer").String() + "?x=%d"},
+		{"HEAD", "/blobs/" + digest.FromString("none").String() + "?x=%d"},
+		{"GET", "/manifests/none?x=%d"},
+	} {
+		gate := make(chan struct{})
+		o.turn(func(w http.ResponseWriter, r *http.Request) {
+			<-gate
+			o.good.ServeHTTP(w, r)
+		})
+		o.requests()
+		group := errgroup.Group{}
+		for i := range 40 {
+			group.Go(func() error {
+				m.from(fmt.Sprintf("192.0.2.%d", i), c.method, "/v2/up.example/a"+fmt.Sprintf(c.path, i+1))
+				return nil
+			})
+		}
+		for len(o.seen()) == 0 {
+			runtime.Gosched()
+		}
+		close(gate)
+		group.Wait()
+		if asked := o.requests(); len(asked) > 2 || len(asked) == 2 && asked[0] == asked[1] {
+			t.Errorf("%s: asked %q", c.path, asked)
+		}
+	}
+}
+
+// TestMirrorBusyForOne sees that an upstream that refuses one client with 429 is asked for the others, until it refuses
+// them too.
+func TestMirrorBusyForOne(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	o.image("a", "v2", "layer")
+	m := newMirror(t, o, "", behindProxy)
+	o.instead("", "/none/", status(429, "Retry-After: 600")(""))
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/none/manifests/v1"); a.StatusCode != 429 {
+		t.Error(a.Status)
+	}
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/a/manifests/v1"); a.StatusCode != 429 || a.Header.Get("Retry-After") != "600" {
+		t.Error("the client that was refused:", a.Status)
+	}
+	if a := m.from("192.0.2.2", "GET", "/v2/up.example/a/manifests/v1"); a.body != image {
+		t.Error("another:", a.Status)
+	}
+	if a := m.from("192.0.2.2", "GET", "/v2/up.example/none/manifests/v1"); a.StatusCode != 429 {
+		t.Error(a.Status)
+	}
+	o.requests()
+	if a := m.from("192.0.2.3", "GET", "/v2/up.example/a/manifests/v2"); a.StatusCode != 429 {
+		t.Error("when two were refused:", a.Status)
+	}
+	if asked := o.requests(); len(asked) != 0 {
+		t.Errorf("asked %q", asked)
+	}
+	m.pass(11 * time.Minute)
+	if a := m.from("192.0.2.3", "GET", "/v2/up.example/a/manifests/v2"); a.StatusCode != 200 {
+		t.Error(a.Status)
+	}
+}
+
+// TestMirrorUsersOnly sees that clients that have not logged in get what is here and have nothing asked.
+func TestMirrorUsersOnly(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	m := newMirror(t, o, "", func(mc *mirror.Config, sc *server.Config) {
+		mc.UsersOnly = true
+		sc.Auth = auth.New(auth.Config{DB: dbtest.OpenAt(t, filepath.Join(t.TempDir(), "users.db"), nil), Anonymous: true})
+		if _, err := sc.Auth.Start(t.Context(), "a password for admin"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var token struct{ Token string }
+	if err := json.Unmarshal([]byte(m.do("GET", "/auth/token?service=registry&scope=repository:up.example/a:pull", "").body), &token); err != nil {
+		t.Fatal(err)
+	}
+	stranger, user := "Authorization: Bearer "+token.Token, "Authorization: Basic "+base64.StdEncoding.EncodeToString([]byte("admin:a password for admin"))
+	layer := digest.FromString("layer").String()
+	paths := []string{"/manifests/v1", "/manifests/" + digest.FromString(image).String(), "/blobs/" + layer}
+	for _, path := range paths {
+		if a := m.do("GET", "/v2/up.example/a"+path, "", stranger); a.StatusCode != 404 || !strings.Contains(a.body, "logged in") {
+			t.Error(path, a.Status, a.body)
+		}
+	}
+	if a := m.do("HEAD", "/v2/up.example/a/blobs/"+layer, "", stranger); a.StatusCode != 404 {
+		t.Error(a.Status)
+	}
+	if a := m.do("GET", "/v2/up.example/a/tags/list", "", stranger); a.StatusCode == 200 && a.Header.Get("Warning") == "" {
+		t.Error(a.Status, a.body)
+	}
+	if asked := o.requests(); len(asked) != 0 {
+		t.Errorf("asked %q", asked)
+	}
+	for _, who := range []string{user, stranger} { // what is here by then
+		for _, path := range paths {
+			if a := m.do("GET", "/v2/up.example/a"+path, "", who); a.StatusCode != 200 {
+				t.Error(path, a.Status, a.body)
+			}
+		}
+	}
+}
+
+// TestMirrorThroughProxy sees that an upstream is asked through its proxy, wherever that is, and that a proxy leads to
+// nothing that this server would not dial itself, nor sees or gets what is another's.
+func TestMirrorThroughProxy(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	o.push("a", "evil")
+	const secret = "Basic cm9ib3Q6c2VjcmV0"
+	var mu sync.Mutex
+	var asked []string
+	target := ""
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, r.URL.String())
+		mu.Unlock()
+		switch {
+		case r.Header.Get("Proxy-Authorization") != "Basic bWU6b2Y=":
+			w.WriteHeader(http.StatusProxyAuthRequired)
+		case r.URL.Host == "cdn.example" && r.Header.Get("Authorization") == "":
+			io.WriteString(w, "layer")
+		case r.URL.Host != "registry.test":
+			t.Errorf("asked for %s with %v", r.URL, r.Header)
+		case r.Header.Get("Authorization") != secret:
+			w.Header().Set("Www-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(r.URL.Path, "/blobs/"):
+			http.Redirect(w, r, target, http.StatusTemporaryRedirect)
+		default:
+			r.Header.Del("Authorization")
+			o.good.ServeHTTP(w, r)
+		}
+	}))
+	defer proxy.Close()
+	u, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword("me", "of")
+	configure := func(mc *mirror.Config, _ *server.Config) {
+		mc.Upstreams, err = mirror.ParseUpstreams("up.example=http://registry.test,public,user=" + userFile(t, "robot:secret") + ",proxy=" + u.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newMirror(t, o, "", configure)
+	m.pull("/v2/up.example/a/manifests/v1", image)
+	target = "http://cdn.example/x"
+	m.pull("/v2/up.example/a/blobs/"+digest.FromString("layer").String(), "layer")
+	for _, target = range []string{
+		"http://169.254.169.254/latest/", "http://[::ffff:10.0.0.1]/", "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://localhost:5000/",
+		"http://metadata.google.internal/", "http://intranet/", "http://printer.local./", "http://168.63.129.16/", "http://" + u.Host + "/",
+	} {
+		m := newMirror(t, o, "", configure)
+		mu.Lock()
+		asked = nil
+		mu.Unlock()
+		if a := m.do("GET", "/v2/up.example/a/manifests/v1", ""); a.StatusCode != 200 {
+			t.Fatal(a.Status)
+		}
+		if a := m.do("GET", "/v2/up.example/a/blobs/"+digest.FromString("layer").String(), ""); a.StatusCode != 502 {
+			t.Errorf("%s: %s", target, a.Status)
+		}
+		mu.Lock()
+		for _, address := range asked {
+			if !strings.HasPrefix(address, "http://registry.test/") {
+				t.Errorf("%s: asked for %s", target, address)
+			}
+		}
+		mu.Unlock()
+	}
 }

@@ -1,6 +1,6 @@
 // Package doctor does with a registry what clients do, a login, a push, a pull, ranges and deletions, and names what is
 // wrong with it or with what stands in front of it, in the words of those who can change that. It works against any
-// registry, and leaves nothing behind where deletions are allowed.
+// registry, and leaves nothing behind that could be pulled where deletions are allowed.
 package doctor
 
 import (
@@ -157,6 +157,9 @@ func (p *patient) connect(ctx context.Context) bool {
 	if p.base.Port() == "" {
 		address = net.JoinHostPort(p.base.Hostname(), map[string]string{"http": "80", "https": "443"}[p.base.Scheme])
 	}
+	if proxy := p.proxy(); proxy != nil {
+		return p.connectThrough(ctx, proxy)
+	}
 	l := p.look("connection", "connected to "+address)
 	dialer := &net.Dialer{Timeout: dialWithin}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
@@ -166,10 +169,7 @@ func (p *patient) connect(ctx context.Context) bool {
 	}
 	defer conn.Close()
 	if p.base.Scheme == "http" {
-		if ip := net.ParseIP(p.base.Hostname()); p.base.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			l.warning("serve HTTPS; otherwise every client has to be told that this registry is insecure", "no TLS: passwords and images can be read and changed on the way")
-		}
-		l.ok("plain HTTP")
+		p.plain(l)
 		return true
 	}
 	conn.SetDeadline(time.Now().Add(dialWithin))
@@ -180,6 +180,64 @@ func (p *patient) connect(ctx context.Context) bool {
 	}
 	p.certificate(secure.ConnectionState())
 	return !p.found("certificate")
+}
+
+// plain says what it means that there is no TLS.
+func (p *patient) plain(l *look) {
+	if ip := net.ParseIP(p.base.Hostname()); p.base.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		l.warning("serve HTTPS; otherwise every client has to be told that this registry is insecure", "no TLS: passwords and images can be read and changed on the way")
+	}
+	l.ok("plain HTTP")
+}
+
+// proxy is the one on the way to the registry, nil for none.
+func (p *patient) proxy() *url.URL {
+	proxy, err := p.opt.Remote.ProxyOf(&http.Request{URL: p.base})
+	if err != nil {
+		return nil // whatever is asked fails with this error
+	}
+	return proxy
+}
+
+// errLooked ends a connection that was only to be looked at.
+var errLooked = errors.New("looked at")
+
+// connectThrough is connect by a proxy, which is asked for a tunnel if there is to be TLS.
+func (p *patient) connectThrough(ctx context.Context, proxy *url.URL) bool {
+	l := p.look("connection", "connected through the proxy "+proxy.Host)
+	if p.base.Scheme == "http" {
+		p.plain(l)
+		return true
+	}
+	if proxy.Scheme == "https" {
+		l.ok("the certificate is not looked at by itself where there is TLS to the proxy, too")
+		return true
+	}
+	states := make(chan tls.ConnectionState, 1)
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = http.ProxyURL(proxy)
+	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(state tls.ConnectionState) error { // verified below
+		select {
+		case states <- state:
+		default:
+		}
+		return errLooked
+	}}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: dialWithin}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.client.URL("", ""), nil)
+	if err == nil {
+		_, err = client.Do(req) // which sends nothing but the handshake
+	}
+	select {
+	case state := <-states:
+		l.ok("it lets TLS pass")
+		p.certificate(state)
+		return !p.found("certificate")
+	default:
+		l.problem("see that the proxy of HTTPS_PROXY runs and may go there, or name this host in NO_PROXY", "no TLS connection: %v", remote.Cause(err))
+		return false
+	}
 }
 
 func (p *patient) certificate(state tls.ConnectionState) {
@@ -229,6 +287,7 @@ func names(leaf *x509.Certificate) []string {
 // bare sends a request without credentials and follows no redirect.
 func (p *patient) bare(ctx context.Context, address string) (*http.Response, []byte, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = p.opt.Remote.ProxyOf
 	transport.TLSClientConfig = &tls.Config{RootCAs: p.opt.Remote.CA}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"io"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -434,5 +435,80 @@ func TestNoRegistry(t *testing.T) {
 	checks, err := doctor.Run(t.Context(), doctor.Options{Base: base})
 	if err != nil || len(checks) != 1 || !strings.Contains(checks[0].Advice, "http://") {
 		t.Errorf("%+v %v", checks, err)
+	}
+}
+
+// TestLeavesNothing sees that a registry where deletions can be undone keeps next to nothing of an examination.
+func TestLeavesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "blobs")
+	store, err := blobs.OpenDir(t.Context(), dir, blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := registry.New(registry.Config{DB: dbtest.Open(t), Blobs: store, UndoWindow: 24 * time.Hour})
+	s, err := server.New(server.Config{Registry: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := bad(examine(t, httptest.NewServer(s.Handler()), false)); len(found) > 0 {
+		t.Fatalf("%+v", found)
+	}
+	if _, err := reg.Collect(t.Context(), registry.CollectOptions{Force: true, UndoWindow: 24 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	var left int64
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.Contains(path, "sha256") {
+			return err
+		}
+		info, err := e.Info()
+		left += info.Size()
+		return err
+	})
+	if err != nil || left > 1000 {
+		t.Errorf("%d bytes are left, %v", left, err)
+	}
+}
+
+// TestThroughProxy sees that a registry that only a proxy reaches is examined as any other.
+func TestThroughProxy(t *testing.T) {
+	ts := serveTLS(registryHandler(t, false))
+	defer ts.Close()
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	asked := make(chan string, 100)
+	tunnel := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != "example.com:443" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		asked <- r.Host
+		up, err := net.Dial("tcp", ts.Listener.Addr().String())
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		down, sent, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			up.Close()
+			return
+		}
+		io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { io.Copy(up, sent); up.Close() }()
+		go func() { io.Copy(down, up); down.Close() }()
+	}))
+	defer tunnel.Close()
+	address, _ := url.Parse(tunnel.URL)
+	opt := doctor.Options{Base: &url.URL{Scheme: "https", Host: "example.com"}, Size: 1 << 20, Remote: remote.Config{CA: x509.NewCertPool(), Proxy: http.ProxyURL(address)}}
+	opt.Remote.CA.AddCert(ts.Certificate())
+	checks, err := doctor.Run(t.Context(), opt)
+	if err != nil || len(checks) < 12 || len(bad(checks)) > 0 {
+		t.Errorf("%+v, %v", bad(checks), err)
+	}
+	if len(asked) < 2 {
+		t.Error("the proxy was not used")
+	}
+	opt.Base = &url.URL{Scheme: "https", Host: "elsewhere.example"}
+	if checks, err := doctor.Run(t.Context(), opt); err != nil || len(checks) != 1 || !strings.Contains(checks[0].Advice, "NO_PROXY") {
+		t.Errorf("%+v, %v", checks, err)
 	}
 }

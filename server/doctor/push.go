@@ -312,8 +312,8 @@ func (p *patient) manifest(ctx context.Context) bool {
 		return true
 	}
 	config.Data = nil
-	m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, ArtifactType: "application/vnd.example.doctor", Config: config,
-		Layers: []v1.Descriptor{{MediaType: "application/octet-stream", Digest: p.digest, Size: p.size}}}
+	// It does not name the large blob, which a registry where deletions can be undone would keep with it.
+	m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, ArtifactType: "application/vnd.example.doctor", Config: config, Layers: []v1.Descriptor{config}}
 	m.SchemaVersion = 2
 	p.mediaType = m.MediaType
 	var err error
@@ -457,5 +457,5 @@ func (p *patient) remove(ctx context.Context) {
 	for _, d := range p.blobs {
 		drop("blob", p.client.URL(p.repo, "/blobs/"+d.String()))
 	}
-	l.ok("nothing is left behind")
+	l.ok("nothing is left that can be pulled; the space of the blobs is free after the registry's next garbage collection, and one that can undo deletions keeps the manifest (%d bytes) until then", len(p.content))
 }

@@ -15,13 +15,15 @@ import (
 type Upstream struct {
 	// Name is what clients call the registry: the first part of the repositories its copies are in, with _ for a colon,
 	// and what ?ns= says.
-	Name    string
-	URL     *url.URL // where it is: scheme and host
-	User    string   // to log in as; "" for nobody
-	Secret  string
-	Realm   string // host that may give tokens for it besides its own; "" for none
-	Network bool   // its hosts may have private addresses
-	Public  bool   // copies are public
+	Name     string
+	URL      *url.URL // where it is: scheme and host
+	User     string   // to log in as; "" for nobody
+	Secret   string
+	Realm    string   // host that may give tokens for it besides its own; "" for none
+	Network  bool     // its hosts may have private addresses
+	Proxy    *url.URL // on the way there; nil for none
+	EnvProxy bool     // the proxy is the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name
+	Public   bool     // copies are public
 }
 
 // dockerHub is not where its name says.
@@ -32,8 +34,8 @@ const (
 )
 
 // ParseUpstreams reads a list of upstreams with spaces or commas between them. Each is NAME or NAME=URL, and options with
-// commas before them: user=FILE with the name and the password, realm=HOST that gives tokens, private-network, and public
-// or private, which the copies are. Without one of these two, copies are public if nobody logs in for them.
+// commas before them: user=FILE with the name and the password, realm=HOST that gives tokens, proxy=URL that leads there, private-network, and
+// public or private, which the copies are. Without one of these two, copies are public if nobody logs in for them.
 func ParseUpstreams(text string) (list []Upstream, err error) {
 	said := map[string]bool{} // visibility
 	for _, word := range strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\n' || c == '\t' }) {
@@ -71,7 +73,7 @@ func ParseUpstreams(text string) (list []Upstream, err error) {
 func isOption(word string) bool {
 	name, _, _ := strings.Cut(word, "=")
 	switch name {
-	case "user", "realm":
+	case "user", "realm", "proxy":
 		return true
 	}
 	return word == "public" || word == "private" || word == "private-network"
@@ -108,6 +110,8 @@ func (u *Upstream) option(word string) (err error) {
 		if u.Realm = strings.ToLower(value); value == "" || strings.ContainsAny(value, "/@?#") {
 			err = fmt.Errorf("%q is not a host", word)
 		}
+	case "proxy":
+		u.Proxy, err = parseProxy(value)
 	case "private-network":
 		u.Network = true
 	default:

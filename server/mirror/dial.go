@@ -59,7 +59,7 @@ func (r *Remote) dial(ctx context.Context, network, address string) (net.Conn, e
 
 // mayBePrivate says whether the user meant a host to be reached wherever it is.
 func (r *Remote) mayBePrivate(address string) bool {
-	return r.up.Network || r.up.isLiteral() && address == withPort(r.up.URL.Scheme, r.up.URL.Host)
+	return r.up.Network || r.isProxy(address) || r.up.isLiteral() && address == withPort(r.up.URL.Scheme, r.up.URL.Host)
 }
 
 func withPort(scheme, host string) string {
@@ -83,6 +83,9 @@ type guard struct {
 var errForeign = errors.New("this host is not the upstream's")
 
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := g.r.checkProxied(req); err != nil {
+		return nil, err
+	}
 	if g.r.isOwn(req.URL.Scheme, req.URL.Host) {
 		return g.send(req)
 	}

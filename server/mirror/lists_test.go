@@ -119,3 +119,26 @@ func TestReferrersOfAllPages(t *testing.T) {
 		t.Errorf("%s, %v", list, err)
 	}
 }
+
+// TestEnvProxy sees that a Remote goes by the proxy of the environment only where that is said. It is the only test of the
+// package that asks for it, since net/http reads the environment once.
+func TestEnvProxy(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"tags":[%q]}`, "by-proxy-to-"+r.URL.Host)
+	}))
+	defer proxy.Close()
+	t.Setenv("HTTP_PROXY", proxy.URL)
+	t.Setenv("NO_PROXY", "direct.invalid")
+	for host, want := range map[string]string{"registry.invalid": "[by-proxy-to-registry.invalid]", "direct.invalid": "[]"} {
+		for _, env := range []bool{true, false} {
+			r := NewRemote(Upstream{Name: "up.example", URL: &url.URL{Scheme: "http", Host: host}, EnvProxy: env}, time.Second, nil)
+			if !env {
+				want = "[]"
+			}
+			if tags, _ := r.AllTags(t.Context(), "x"); fmt.Sprint(tags) != want {
+				t.Errorf("%s, %v: %q", host, env, tags)
+			}
+			r.Close()
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -40,10 +41,21 @@ func TestParseUpstreams(t *testing.T) {
 	for _, text := range []string{
 		"user=" + file, "docker.io,user=/nowhere", "docker.io docker.io", "a:1 a_1", "UP.example", "a/b", "a=ftp://b", "a=https://", "a=https://b/path",
 		"a=https://u:p@b", "a=https://b?x=y", "a=b", "=https://b", "a,realm=", "a,realm=https://b", "a,user=" + t.TempDir(),
+		"a,proxy=", "a,proxy=b", "a,proxy=ftp://b", "a,proxy=http://b/path", "a,proxy=http://b?x=y", "proxy=http://b",
 	} {
 		if list, err := ParseUpstreams(text); err == nil {
 			t.Errorf("%q is %+v", text, list)
 		}
+	}
+}
+
+func TestParseProxy(t *testing.T) {
+	list, err := ParseUpstreams("docker.io,proxy=http://me:secret@proxy.lan:3128/,private quay.io")
+	if err != nil || len(list) != 2 || list[0].Proxy.Redacted() != "http://me:xxxxx@proxy.lan:3128/" || list[1].Proxy != nil {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := ParseUpstreams("docker.io,proxy=ftp://me:secret@proxy.lan"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Error(err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,13 +50,14 @@ const (
 // Remote is another registry as a client sees it. It logs in where that is asked for, and shows credentials and itself to
 // nobody else. It is safe for concurrent use.
 type Remote struct {
-	up    Upstream
-	stall time.Duration
-	note  func(result string)
-	http  *http.Client
-	auth  atomic.Pointer[auth.Client]
-	used  atomic.Int64
-	left  atomic.Int64 // pulls that are left, and one more; 0 if nobody said
+	up      Upstream
+	stall   time.Duration
+	note    func(result string)
+	http    *http.Client
+	auth    atomic.Pointer[auth.Client]
+	used    atomic.Int64
+	proxies sync.Map     // addresses of those that were used
+	left    atomic.Int64 // pulls that are left, and one more; 0 if nobody said
 }
 
 // NewRemote makes a client of a registry. It gives up on an answer that brings no byte for the time stall, and tells note,
@@ -65,8 +67,7 @@ func NewRemote(up Upstream, stall time.Duration, note func(result string)) *Remo
 		note = func(string) {}
 	}
 	r := &Remote{up: up, stall: stall, note: note}
-	// No proxy of the environment: the address that is dialed would be the proxy's, and nobody would look at the real one.
-	transport := &http.Transport{DialContext: r.dial, ForceAttemptHTTP2: true, DisableCompression: true, TLSHandshakeTimeout: dialTimeout,
+	transport := &http.Transport{Proxy: r.proxyOf, DialContext: r.dial, ForceAttemptHTTP2: true, DisableCompression: true, TLSHandshakeTimeout: dialTimeout,
 		ResponseHeaderTimeout: stall, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16, MaxResponseHeaderBytes: 64 << 10}
 	r.http = &http.Client{Transport: remote.Challenged{Next: guard{r, transport}, Basic: r.hasPassword, Realm: r.isRealm}, CheckRedirect: follow}
 	r.forget()

@@ -106,10 +106,19 @@ func isLoopback(host string) bool {
 
 // Config is what a client has of its own. Everything may be zero.
 type Config struct {
-	User, Password string                  // "": those of Docker's config.json, if it has any for the host
-	CA             *x509.CertPool          // nil: the machine's
-	UserAgent      string                  //
-	Backoff        func(int) time.Duration // before the nth try again, counted from 1; nil: half a second, doubled up to 30 s
+	User, Password string                                // "": those of Docker's config.json, if it has any for the host
+	CA             *x509.CertPool                        // nil: the machine's
+	Proxy          func(*http.Request) (*url.URL, error) // nil: that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+	UserAgent      string                                //
+	Backoff        func(int) time.Duration               // before the nth try again, counted from 1; nil: half a second, doubled up to 30 s
+}
+
+// ProxyOf returns the proxy for a request, nil for none.
+func (cfg Config) ProxyOf(req *http.Request) (*url.URL, error) {
+	if cfg.Proxy == nil {
+		return http.ProxyFromEnvironment(req)
+	}
+	return cfg.Proxy(req)
 }
 
 // Client talks to one registry. It is safe for concurrent use.
@@ -132,6 +141,7 @@ func New(base *url.URL, cfg Config) (*Client, error) {
 		c.backoff = func(n int) time.Duration { return min(500*time.Millisecond<<min(n-1, 8), 30*time.Second) }
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = cfg.ProxyOf
 	transport.TLSClientConfig = &tls.Config{RootCAs: cfg.CA, MinVersion: tls.VersionTLS12}
 	transport.ResponseHeaderTimeout = 5 * time.Minute
 	login := Challenged{Next: transport, Basic: c.hasPassword(credential), Realm: func(*url.URL) bool { return true }}

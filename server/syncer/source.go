@@ -34,7 +34,9 @@ func (s *Syncer) source(e Entry) *source {
 	defer s.mu.Unlock()
 	src := s.sources[e.Upstream.Name]
 	if src == nil {
-		src = &source{s: s, name: e.Upstream.Name, remote: mirror.NewRemote(e.Upstream, s.cfg.Stall, nil), room: make(chan struct{}, max(1, e.Parallel))}
+		up := e.Upstream
+		up.EnvProxy = true // the file does not name one
+		src = &source{s: s, name: up.Name, remote: mirror.NewRemote(up, s.cfg.Stall, nil), room: make(chan struct{}, max(1, e.Parallel))}
 		s.sources[e.Upstream.Name] = src
 	}
 	return src
