@@ -141,7 +141,7 @@ CREATE TABLE uploads (
     updated_at INTEGER NOT NULL,
     -- What the repository was promised since then belongs to a push that may still be going on.
     created_at INTEGER NOT NULL DEFAULT 0,
-    owner      TEXT    NOT NULL DEFAULT ''  -- the user who began it, and alone may go on; empty without users
+    owner      TEXT    NOT NULL DEFAULT ''  -- the user who began it, and alone may go on; empty without users; fetch:DIGEST for a blob of another registry
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX uploads_by_repository ON uploads (repository);

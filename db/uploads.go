@@ -16,7 +16,7 @@ type Upload struct {
 	BootID     string // of the machine when they were written
 	// When the session began and when it last moved. CreateUpload writes them; Upload does not read them.
 	CreatedAt, UpdatedAt time.Time
-	Owner                string // the user who began it, and alone may go on
+	Owner                string // the user who began it, and alone may go on; a blob that is fetched has one that is no user
 }
 
 // CreateUpload writes a new session.
@@ -32,6 +32,14 @@ func (tx *Tx) Upload(repo RepoName, id string) (u Upload, err error) {
 	u.ID, u.Repository = id, repo
 	err = tx.row(`SELECT algorithm, size, hash_state, boot_id, owner FROM uploads WHERE id = ? AND repository = ?`,
 		[]any{id, string(repo)}, &u.Algorithm, &u.Size, &u.HashState, &u.BootID, &u.Owner)
+	return u, err
+}
+
+// UploadBy reads the session of an owner in a repository that has come farthest. ErrNotFound if there is none.
+func (tx *Tx) UploadBy(repo RepoName, owner string) (u Upload, err error) {
+	u.Repository, u.Owner = repo, owner
+	err = tx.row(`SELECT id, algorithm, size, hash_state, boot_id FROM uploads WHERE owner = ? AND repository = ? ORDER BY size DESC LIMIT 1`,
+		[]any{owner, string(repo)}, &u.ID, &u.Algorithm, &u.Size, &u.HashState, &u.BootID)
 	return u, err
 }
 

@@ -125,6 +125,20 @@ func newMirror(t *testing.T, o *origin, options string, change ...func(*mirror.C
 	m := &mirrored{clock: newClock()}
 	d := dbtest.OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), m.now)
 	m.registry = registry.New(registry.Config{DB: d, Blobs: store, UndoWindow: -1})
+	m.serve(t, o, options, change...)
+	return m
+}
+
+// again is the mirror after its server has been started again.
+func (m *mirrored) again(t *testing.T, o *origin) *mirrored {
+	t.Helper()
+	next := &mirrored{clock: m.clock, registry: m.registry}
+	next.serve(t, o, "")
+	return next
+}
+
+func (m *mirrored) serve(t *testing.T, o *origin, options string, change ...func(*mirror.Config, *server.Config)) {
+	t.Helper()
 	upstreams, err := mirror.ParseUpstreams("up.example=" + o.url + options)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +157,6 @@ func newMirror(t *testing.T, o *origin, options string, change ...func(*mirror.C
 		t.Fatal(err)
 	}
 	m.client = newClient(t, s)
-	return m
 }
 
 // testLog writes to the log of a test.

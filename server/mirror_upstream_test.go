@@ -496,3 +496,71 @@ func TestMirrorThroughProxy(t *testing.T) {
 		mu.Unlock()
 	}
 }
+
+// TestMirrorResumesAfterRestart sees that a fetch that a stopped server did not end goes on where it was.
+func TestMirrorResumesAfterRestart(t *testing.T) {
+	o := newOrigin(t)
+	layer := noise(1_000_000, 6)
+	image := o.image("a", "v1", layer)
+	other := noise(1_000_000, 7)
+	blob := "/v2/up.example/a/blobs/" + digest.FromString(layer).String()
+	const had = 3 << 18 // as many buffers as fit
+	rest := fmt.Sprintf("bytes=%d-", had)
+	for name, test := range map[string]struct {
+		known bool             // by a manifest
+		then  http.HandlerFunc // answers after the restart; nil: the origin does
+		whole bool
+		asked []string
+	}{
+		"named by a manifest": {true, nil, true, []string{rest}},
+		"of unknown size":     {false, nil, true, []string{rest}},
+		"without ranges":      {true, sending(layer, func(http.Header) {}), true, []string{rest}},
+		"shorter than it was": {false, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) }, false, []string{rest, ""}},
+		"with other bytes":    {true, sending(other, func(http.Header) {}), false, []string{rest}},
+		"gone":                {true, status(404)(""), false, []string{rest}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			var ranges []string
+			answer := func(h http.HandlerFunc) {
+				o.instead("GET", "/blobs/", func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
+					ranges = append(ranges, r.Header.Get("Range"))
+					mu.Unlock()
+					h(w, r)
+				})
+			}
+			o.turn(nil)
+			m := newMirror(t, o, "", patiently)
+			if test.known {
+				m.pull("/v2/up.example/a/manifests/v1", image)
+			}
+			answer(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", strconv.Itoa(len(layer)))
+				io.WriteString(w, layer[:had])
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+			})
+			if a := m.do("GET", blob, "", fmt.Sprintf("Range: bytes=0-%d", had-1)); a.body != layer[:had] {
+				t.Fatal(a.Status, len(a.body))
+			}
+			m.mirror.Close()
+			m = m.again(t, o)
+			ranges = nil
+			if answer(o.good.ServeHTTP); test.then != nil {
+				answer(test.then)
+			}
+			if a, err := m.get(blob); test.whole != (err == nil && a.body == layer) {
+				t.Errorf("%v, %d bytes, %v", a.Status, len(a.body), err)
+			}
+			if !slices.Equal(ranges, test.asked) {
+				t.Errorf("asked for %q, want %q", ranges, test.asked)
+			}
+			answer(o.good.ServeHTTP)
+			m.pass(time.Hour)
+			if a, err := m.get(blob); err != nil || a.body != layer {
+				t.Errorf("afterwards: %v, %d bytes, %v", a.Status, len(a.body), err)
+			}
+		})
+	}
+}

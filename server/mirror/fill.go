@@ -151,6 +151,9 @@ func (m *Mirror) fill(ctx context.Context, up *upstream, who Client, repo regist
 		if err == nil {
 			err = f.filling.Finish(m.ctx)
 		}
+		if err != nil {
+			f.filling.Drop(m.ctx, MayResume(m.ctx, err))
+		}
 		m.fills.end(key)
 		m.learn(up, who, n, key, err)
 		m.finish(f.filling, up, err, began)
@@ -184,7 +187,7 @@ func (fs *fills) end(key string) {
 func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time.Time) {
 	log := m.log.With("repository", f.Repository, "digest", f.Digest, "bytes", f.Staged(), "duration", time.Since(began))
 	if err != nil {
-		f.Fail(m.ctx, translate(err, registry.BlobUnknown, f.Digest.String()))
+		f.Fail(translate(err, registry.BlobUnknown, f.Digest.String()))
 		log.Error("blob not fetched", "of", f.Size, "err", err)
 		return
 	}
@@ -195,7 +198,7 @@ func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time
 	up.fetched(f.Size)
 }
 
-// start opens the source, which has to agree with the manifest on the size.
+// start opens the source, where an earlier fetch has ended if that can be. It has to agree with the manifest on the size.
 func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) (*registry.Filling, error) {
 	want, known, err := m.registry.WantedSize(m.ctx, repo, d)
 	if err != nil {
@@ -204,16 +207,29 @@ func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) 
 	if !known {
 		want = -1
 	}
-	size, err := source.open(0, want)
-	switch {
-	case err != nil:
-		return nil, err
-	case size < 0 && !known:
-		return nil, fmt.Errorf("%w: neither a manifest nor the upstream says how long the blob is", ErrWrong)
-	case known:
-		size = want
+	for {
+		f := m.registry.NewFilling(m.ctx, repo, d, want)
+		from := f.Staged()
+		if from > 0 && from == want {
+			return f, nil
+		}
+		size, err := source.open(from, want)
+		if err == nil && want < 0 {
+			f.Size = size
+		}
+		switch {
+		case err == nil && f.Size >= 0 && from <= f.Size:
+			return f, nil
+		case err == nil:
+			err = fmt.Errorf("%w: neither a manifest nor the upstream says how long the blob is", ErrWrong)
+		}
+		keep := MayResume(m.ctx, err)
+		f.Drop(m.ctx, keep)
+		if from == 0 || keep || errors.Is(err, ErrUnknown) {
+			return nil, err
+		}
+		// What came before does not fit to what is there now.
 	}
-	return m.registry.NewFilling(repo, d, size), nil
 }
 
 // source is a blob of an upstream that can be read on after its connection broke.
@@ -249,6 +265,9 @@ func (s *source) close() {
 // then one brings something.
 func (s *source) pour(f *registry.Filling) error {
 	return Resume(s.ctx, s.sleep, f.Staged, func() (done bool, err error) {
+		if f.Size > 0 && f.Staged() == f.Size {
+			return true, nil
+		}
 		if s.body == nil {
 			if _, err := s.open(f.Staged(), f.Size); err != nil {
 				return false, err
@@ -273,7 +292,7 @@ func Resume(ctx context.Context, sleep func(context.Context, time.Duration) erro
 			return err
 		}
 		if err == nil {
-			err = errors.New("the body ended")
+			err = errEnded
 		}
 		brought := staged() - before
 		if brought > 0 {
@@ -287,6 +306,17 @@ func Resume(ctx context.Context, sleep func(context.Context, time.Duration) erro
 			}
 		}
 	}
+}
+
+// errEnded is a body that ended as it should, but too early: it may not be the blob that it should be.
+var errEnded = errors.New("the body ended before the blob did")
+
+// MayResume says whether what a fetch brought before it failed is worth keeping: the bytes were not what was wrong.
+func MayResume(ctx context.Context, err error) bool {
+	if errors.Is(err, errEnded) || errors.Is(err, ErrWrong) || registry.UpstreamFailed.Is(err) {
+		return false
+	}
+	return ctx.Err() != nil || mayPass(err) || errors.As(err, new(Busy)) || errors.Is(err, ErrCredentials)
 }
 
 // mayPass says whether the same request may succeed later: the connection broke, or no registry answered.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 
@@ -18,11 +19,11 @@ import (
 const heldBack = 64 << 10
 
 // Filling is a blob of known size that comes from elsewhere, and that others read while it does. One goroutine calls Take
-// and then Finish or Fail; Readers may be opened by any.
+// and then Finish, or Drop and Fail; Readers may be opened by any.
 type Filling struct {
 	Repository RepoName
 	Digest     digest.Digest
-	Size       int64 // bytes
+	Size       int64 // bytes; whoever makes a Filling without knowing it says it before others see it
 
 	session *session
 
@@ -33,12 +34,75 @@ type Filling struct {
 	failure error
 }
 
-// NewFilling begins one. Nothing is stored before Take.
-func (r *Registry) NewFilling(repo RepoName, d digest.Digest, size int64) *Filling {
+// NewFilling begins one, of a size that may be -1 for not known yet. It goes on where an earlier one was dropped, or was
+// when its process ended: Staged says from where. Nothing is stored before Take.
+func (r *Registry) NewFilling(ctx context.Context, repo RepoName, d digest.Digest, size int64) *Filling {
 	f := &Filling{Repository: repo, Digest: d, Size: size, grown: make(chan struct{})}
-	f.session = &session{r: r, hash: d.Algorithm().Hash(), single: true, written: f.grow}
-	f.session.Upload = db.Upload{ID: newUploadID(), Repository: repo, Algorithm: d.Algorithm()}
+	f.session = &session{r: r, hash: d.Algorithm().Hash(), single: true, fetched: true, written: f.grow}
+	f.session.Upload = db.Upload{ID: newUploadID(), Repository: repo, Algorithm: d.Algorithm(), Owner: fetcher(d)}
+	if u, state, ok := r.dropped(ctx, repo, d, size); ok {
+		f.session.Upload, f.session.hash, f.staged = u, state, u.Size
+	}
+	now := r.db.Now()
+	f.session.BootID, f.session.CreatedAt, f.session.UpdatedAt = r.bootID, now, now
 	return f
+}
+
+// fetcher is the owner of the session of a blob that is fetched. No user has such a name.
+func fetcher(d digest.Digest) string { return "fetch:" + string(d) }
+
+// dropped takes over what an earlier filling has brought, from any process that might: who removes the row has the bytes.
+func (r *Registry) dropped(ctx context.Context, repo RepoName, d digest.Digest, size int64) (u db.Upload, state hash.Hash, ok bool) {
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) { u, err = tx.UploadBy(repo, fetcher(d)); return err })
+	if err == nil {
+		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(u.ID) })
+	}
+	if errors.Is(err, db.ErrNotFound) {
+		return u, nil, false
+	}
+	if err != nil {
+		r.log.Warn("a fetch begins anew: what it has brought before cannot be taken over", "repository", repo, "digest", d, "err", err)
+		return u, nil, false
+	}
+	// The hash vouches for no bytes that a power cut may have taken.
+	if u.BootID == r.bootID && u.Algorithm == d.Algorithm() && (size < 0 || u.Size <= size) {
+		if state, err = loadHash(u.Algorithm, u.HashState); err == nil && r.hasStaged(ctx, u) {
+			return u, state, true
+		}
+	}
+	if err := r.blobs.Discard(ctx, u.ID); err != nil {
+		r.log.Warn("staged bytes stay until they expire", "upload", u.ID, "err", err)
+	}
+	return u, nil, false
+}
+
+func (r *Registry) hasStaged(ctx context.Context, u db.Upload) bool {
+	stage, err := r.blobs.Stage(ctx, u.ID, u.Size)
+	return err == nil && stage.Close() == nil
+}
+
+// saveFetched writes down how far a fetched blob has come. That is for later: without it the fetch goes on all the same.
+func (s *session) saveFetched(ctx context.Context) error {
+	if s.Size == 0 {
+		return nil
+	}
+	err := s.r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		s.UpdatedAt = tx.Now
+		if s.saved {
+			return tx.SaveUpload(s.Upload)
+		}
+		return tx.CreateUpload(s.Upload)
+	})
+	switch {
+	case err == nil:
+		s.saved = true
+	case errors.Is(err, db.ErrNotFound): // it has expired, with its bytes
+		s.saved = false
+		return unknown(err, BlobUploadUnknown, nil)
+	default:
+		s.r.log.Warn("how far a fetch has come could not be written down", "repository", s.Repository, "err", err)
+	}
+	return nil
 }
 
 // Staged returns how many bytes have come.
@@ -62,15 +126,18 @@ func (f *Filling) change(fn func()) {
 // and not after any other error. UpstreamFailed for a body that is too long.
 func (f *Filling) Take(ctx context.Context, body io.Reader) error {
 	rest := f.Size - f.session.Size
-	err := f.session.take(ctx, Chunk{Body: io.LimitReader(body, rest+1), Start: -1, Length: -1}, false)
+	err := f.session.take(ctx, Chunk{Body: io.LimitReader(body, rest+1), Start: -1, Length: -1}, true)
 	if f.session.Size > f.Size {
 		return UpstreamFailed.With(fmt.Sprintf("the blob has more than %d bytes there", f.Size))
+	}
+	if err == nil && f.session.Size < f.Size {
+		err = f.session.save(context.WithoutCancel(ctx))
 	}
 	return err
 }
 
 // Finish makes the bytes a blob of the repository, durably. UpstreamFailed if they are not the blob; then and after any other
-// error the caller calls Fail.
+// error the caller calls Drop and Fail.
 func (f *Filling) Finish(ctx context.Context) error {
 	var err error
 	switch s := f.session; {
@@ -87,12 +154,23 @@ func (f *Filling) Finish(ctx context.Context) error {
 	return err
 }
 
-// Fail ends the filling, of which nothing is kept. Who reads it gets err.
-func (f *Filling) Fail(ctx context.Context, err error) {
-	f.change(func() { f.ended, f.failure = true, err })
-	if err := f.session.r.blobs.Discard(context.WithoutCancel(ctx), f.session.ID); err != nil {
-		f.session.r.log.Warn("staged bytes stay until they expire", "upload", f.session.ID, "err", err)
+// Drop gives up the bytes that have come, or keeps them for the next filling of the same blob, which may be made when it
+// returns. They are kept until they expire as those of an upload do.
+func (f *Filling) Drop(ctx context.Context, keep bool) {
+	ctx = context.WithoutCancel(ctx)
+	s := f.session
+	if keep && s.Size > 0 {
+		state, err := saveHash(s.hash)
+		if s.HashState = state; err == nil && s.save(ctx) == nil && s.saved {
+			return
+		}
 	}
+	s.abandon(ctx)
+}
+
+// Fail ends the filling: who reads it gets err.
+func (f *Filling) Fail(err error) {
+	f.change(func() { f.ended, f.failure = true, err })
 }
 
 // status returns how many bytes may be read, and what to wait for if they are not all.

@@ -171,6 +171,7 @@ type session struct {
 	hash    hash.Hash
 	release func()
 	single  bool             // it is in no list: the blob comes in one request, and nobody can ask for it
+	fetched bool             // single, and its row is for the next Filling of the same blob
 	written func(size int64) // called when the staged file has more bytes, if not nil
 }
 
@@ -247,6 +248,9 @@ func (s *session) take(ctx context.Context, c Chunk, last bool) error {
 
 // end takes the session out of the table. ErrNotFound if it was cancelled.
 func (s *session) end(tx *db.Tx) error {
+	if s.fetched && s.saved {
+		return tx.DeleteUpload(s.ID)
+	}
 	if s.saved {
 		return tx.EndUpload(s.ID, newUploadID(), leaseRenewal)
 	}
@@ -262,6 +266,7 @@ func (s *session) abandon(ctx context.Context) {
 	s.r.sessions.forget(s.ID)
 	if s.saved {
 		err = errors.Join(err, s.r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(s.ID) }))
+		s.saved = false
 	}
 	if err != nil {
 		s.r.log.Error("an upload whose bytes are lost could not be removed", "upload", s.ID, "err", err)
@@ -345,6 +350,9 @@ func (s *session) checkpoint(ctx context.Context) (err error) {
 
 // save writes the session's row. If the session has been cancelled, its bytes go and the error is BlobUploadUnknown.
 func (s *session) save(ctx context.Context) error {
+	if s.fetched {
+		return s.saveFetched(ctx)
+	}
 	if s.single {
 		return nil
 	}

@@ -292,13 +292,14 @@ func (c *copier) have(ctx context.Context, d digest.Digest) (bool, error) {
 
 // fetch brings a blob, going on where its connection breaks.
 func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
-	f := c.cfg.Registry.NewFilling(c.task.to, d.Digest, d.Size)
+	f := c.cfg.Registry.NewFilling(ctx, c.task.to, d.Digest, d.Size)
 	err := c.pour(ctx, f)
 	if err == nil {
 		err = f.Finish(ctx)
 	}
 	if err != nil {
-		f.Fail(ctx, err)
+		f.Drop(ctx, mirror.MayResume(ctx, err))
+		f.Fail(err)
 		return err
 	}
 	c.out.Blobs++
@@ -309,6 +310,9 @@ func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
 
 func (c *copier) pour(ctx context.Context, f *registry.Filling) error {
 	return mirror.Resume(ctx, c.cfg.Sleep, f.Staged, func() (done bool, err error) {
+		if f.Size > 0 && f.Staged() == f.Size {
+			return true, nil // all of it had come before
+		}
 		err = c.take(ctx, f)
 		return f.Staged() == f.Size, err
 	})

@@ -454,6 +454,43 @@ func TestSyncGoesOn(t *testing.T) {
 	x.wants(app, "copied team/app:bad-blob", "copied team/app:bad-manifest", "same team/app:cut", "same team/app:good", "copied team/app:short")
 }
 
+// What a run has brought before it failed is not fetched again by the next.
+func TestSyncResumes(t *testing.T) {
+	o, x := newOrigin(t), newTarget(t)
+	content := strings.Repeat("layer", 1000)
+	o.image("team/app", content, "v1")
+	var mu sync.Mutex
+	var ranges []string
+	tries, down := 0, true
+	o.turn(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != "GET" || !strings.HasSuffix(r.URL.Path, digest.FromString(content).String()) {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		ranges = append(ranges, r.Header.Get("Range"))
+		if tries++; tries > 1 {
+			if down {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return down
+		}
+		w.Header().Set("Content-Length", "5000")
+		io.WriteString(w, content[:3000])
+		return true
+	})
+	app := entries(t, o, appEntry)
+	x.wants(app, "failed team/app:v1")
+	mu.Lock()
+	ranges, down = nil, false
+	mu.Unlock()
+	x.wants(app, "copied team/app:v1")
+	if !slices.Equal(ranges, []string{"bytes=3000-"}) {
+		t.Errorf("asked for %q", ranges)
+	}
+	x.has(o, "team/app", "copy/app", tagged("v1"))
+}
+
 // A tag does not move to an image of which something is missing, not even if others may be left out.
 func TestSyncMovesTagsLast(t *testing.T) {
 	o, x := newOrigin(t), newTarget(t)
