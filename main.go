@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -44,16 +45,19 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	p := command.Program{Version: version, Schema: schema, Open: open, LockServer: lockServer, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	p := command.Program{Version: version, Schema: schema, Open: open, LockServer: lockServer, Hangups: hangups, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	return p.Run(ctx, args)
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM ends. The second one ends the process: whatever
-// hangs then, nothing that was acknowledged is lost.
+// interruptible returns a context that the first SIGINT or SIGTERM ends, or the end of the terminal it was started from.
+// The second one ends the process: whatever hangs then, nothing that was acknowledged is lost.
 func interruptible(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if hangupEnds() {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		<-signals
 		cancel()
@@ -64,6 +68,29 @@ func interruptible(ctx context.Context) (context.Context, func()) {
 		signal.Stop(signals)
 		cancel()
 	}
+}
+
+// hangupEnds says whether SIGHUP means that the terminal is gone, with the person who started this. nohup says that this
+// shall not matter.
+var hangupEnds = sync.OnceValue(func() bool {
+	if signal.Ignored(syscall.SIGHUP) {
+		return false
+	}
+	terminal, err := os.OpenFile("/dev/tty", os.O_RDONLY, 0)
+	if err != nil {
+		return false
+	}
+	terminal.Close()
+	return true
+})
+
+// hangups returns the signals by which a server reads its settings again: SIGHUP, unless that ends it.
+func hangups() (signals <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	if !hangupEnds() {
+		signal.Notify(c, syscall.SIGHUP)
+	}
+	return c, func() { signal.Stop(c) }
 }
 
 // open opens what the registry keeps, and the registry on top of it.

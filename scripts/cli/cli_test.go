@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"serve":   serve,
 			"end":     end,
 			"crash":   crash,
+			"hangup":  hangup,
 			"logged":  logged,
 			"answers": answers,
 			"push":    push,
@@ -119,6 +120,14 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: crash NAME")
 	}
 	ts.Value(servers{}).(map[string]*process)[args[0]].kill()
+}
+
+// hangup NAME sends SIGHUP to a server.
+func hangup(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hangup NAME")
+	}
+	ts.Check(ts.Value(servers{}).(map[string]*process)[args[0]].Process.Signal(syscall.SIGHUP))
 }
 
 // logged NAME PATTERN waits until a server has logged a line that matches, or, with !, says that it has not so far.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -50,15 +51,31 @@ func (f *Files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.checked = time.Now()
 	before := f.pair
 	err := f.load()
+	f.report(err, f.pair != before)
+	return f.pair, nil
+}
+
+// Reload reads the files now, whatever they look like. On an error the old pair stays in use, and the log says why.
+func (f *Files) Reload() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stamp, f.trouble, f.checked = "", "", time.Now()
+	before := f.pair
+	err := f.load()
+	f.report(err, !reflect.DeepEqual(before.Certificate, f.pair.Certificate))
+	return err
+}
+
+// report logs what came of looking at the files.
+func (f *Files) report(err error, changed bool) {
 	switch {
-	case err == nil && f.pair != before:
+	case err == nil && changed:
 		f.trouble = ""
 		f.log.Info("TLS certificate reloaded")
 	case err != nil && err.Error() != f.trouble:
 		f.trouble = err.Error() // once, not at every handshake
 		f.log.Error("TLS certificate is not usable, the old one stays in use", "err", err)
 	}
-	return f.pair, nil
 }
 
 // load reads the files if they are not those in use. f.mu is held, or nobody else has f yet.

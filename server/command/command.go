@@ -52,11 +52,14 @@ type Program struct {
 	Open func(ctx context.Context, at Location, cfg registry.Config) (*Opened, error)
 	// LockServer makes this process the only server of a database until what it returns is closed. It waits for another
 	// one to end, and fails if that does not.
-	LockServer     func(ctx context.Context, at Location, wait time.Duration, log *slog.Logger) (io.Closer, error)
+	LockServer func(ctx context.Context, at Location, wait time.Duration, log *slog.Logger) (io.Closer, error)
+	// Hangups begins to listen for signals by which a server reads its settings again, until stop is called.
+	Hangups        func() (signals <-chan os.Signal, stop func())
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 
 	environment map[string]string // the variables of flags; "" for those that are not set
+	args        []string          // as Run got them
 }
 
 // Run carries out the command that args name, args[0] being the program itself. It prints no error; ExitCode says what
@@ -64,7 +67,7 @@ type Program struct {
 func (p *Program) Run(ctx context.Context, args []string) error {
 	p.Stdout, p.Stderr = &printableWriter{raw: p.Stdout}, &printableWriter{raw: p.Stderr}
 	app := p.app()
-	p.environment = map[string]string{}
+	p.environment, p.args = map[string]string{}, args
 	if err := takeVariables(app.Commands, p.environment); err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ func addressFlags() []cli.Flag {
 func serveFlags() []cli.Flag {
 	flags := slices.Concat(locationFlags(), addressFlags(), tlsFlags(), certificateFlags(), proxyFlags(), browserFlags(), authFlags(), mirrorFlags())
 	return append(flags,
+		&cli.BoolFlag{Name: "check", Usage: "say what is wrong with flags, variables and the files they name, and do not serve"},
 		&cli.BoolFlag{Name: "read-only", EnvVars: env("read-only"), Usage: "refuse everything that changes the registry"},
 		allowSparseFlag(),
 		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",

@@ -33,20 +33,32 @@ func parseSchedule(what, text string) (cron.Schedule, error) {
 	return when, nil
 }
 
-// runJobs begins the jobs. The function it returns waits until they have stopped, which they do when ctx ends.
-func runJobs(ctx context.Context, log *slog.Logger, reg *registry.Registry, jobs []job) (wait func()) {
-	var running sync.WaitGroup
-	for _, j := range jobs {
-		running.Go(func() { j.repeat(ctx, log.With("job", j.name), reg) })
-	}
-	return running.Wait
+// scheduler runs jobs, and lets others take their place.
+type scheduler struct {
+	log     *slog.Logger
+	reg     *registry.Registry
+	running sync.WaitGroup // jobs end when their context does
+	end     func()         // of the jobs scheduled so far
 }
 
-func (j job) repeat(ctx context.Context, log *slog.Logger, reg *registry.Registry) {
+// schedule begins jobs in place of those before, of which one that is at work finishes that.
+func (s *scheduler) schedule(ctx context.Context, jobs []job) {
+	if s.end != nil {
+		s.end()
+	}
+	scheduled, end := context.WithCancel(ctx)
+	s.end = end
+	for _, j := range jobs {
+		s.running.Go(func() { j.repeat(ctx, scheduled, s.log.With("job", j.name), s.reg) })
+	}
+}
+
+// repeat runs the job with ctx until scheduled ends, which it does no later than ctx.
+func (j job) repeat(ctx, scheduled context.Context, log *slog.Logger, reg *registry.Registry) {
 	for {
 		next := time.NewTimer(time.Until(j.when.Next(time.Now())))
 		select {
-		case <-ctx.Done():
+		case <-scheduled.Done():
 			next.Stop()
 			return
 		case <-next.C:
@@ -57,8 +69,8 @@ func (j job) repeat(ctx context.Context, log *slog.Logger, reg *registry.Registr
 	}
 }
 
-// jobs are what the flags of serve ask for.
-func (s *settings) jobs() (jobs []job, err error) {
+// jobs are what the flags of serve ask for. undo is the window of deletions, as registry.Config has it.
+func (s *settings) jobs(undo time.Duration) (jobs []job, err error) {
 	if text := s.String("gc-interval"); text != "" {
 		j := job{name: "gc"}
 		if j.when, err = parseSchedule(s.named("gc-interval"), text); err != nil {
@@ -68,6 +80,7 @@ func (s *settings) jobs() (jobs []job, err error) {
 		if err != nil {
 			return nil, err
 		}
+		opt.UndoWindow = undo
 		if opt.Grace < time.Hour {
 			return nil, s.badf("gc-grace", "%s is under an hour: pushes under way would fail", opt.Grace)
 		}

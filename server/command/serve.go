@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"registry/server"
@@ -45,13 +46,18 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := p.logger(s)
+	log, level, err := p.logger(s)
 	if err != nil {
 		return err
 	}
 	for _, w := range s.warnings {
 		log.Warn(w)
 	}
+	if s.Bool("check") {
+		return p.checkServe(opt, log)
+	}
+	hangups, stopHangups := p.Hangups()
+	defer stopHangups()
 	if opt.server.TLS, err = opt.tls.open(log); err != nil {
 		return err
 	}
@@ -105,12 +111,15 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		defer opt.server.Mirror.Close()
 	}
 	defer announceStop(ctx, log)()
-	syncJobs, closeSyncs := startSyncs(opt, log, reg)
-	defer closeSyncs()
-	opt.jobs = append(opt.jobs, syncJobs...)
+	syncs := syncer.New(syncer.Config{Registry: reg.As(registry.Actor{User: "job:sync"}), Public: opt.registry.Public, Log: log})
+	defer syncs.Close()
 	work, stop := context.WithCancel(ctx) // which does not end when the server fails
-	wait := runJobs(work, log, reg, opt.jobs)
-	defer func() { stop(); wait() }()
+	jobs := &scheduler{log: log, reg: reg}
+	jobs.schedule(work, append(opt.jobs, syncJobs(syncs, opt.syncs)...))
+	r := &reloader{program: p, log: log, level: level, settings: s, opt: opt, jobs: jobs, syncs: syncs}
+	var reloads sync.WaitGroup
+	reloads.Go(func() { r.run(work, hangups) })
+	defer func() { stop(); reloads.Wait(); jobs.running.Wait() }()
 	return srv.Serve(ctx, ln)
 }
 
@@ -154,7 +163,7 @@ func (s *settings) serveOptions() (opt serveOptions, err error) {
 	if opt.registry, err = s.registryConfig(); err != nil {
 		return opt, err
 	}
-	if opt.jobs, err = s.jobs(); err != nil {
+	if opt.jobs, err = s.jobs(opt.registry.UndoWindow); err != nil {
 		return opt, err
 	}
 	if opt.mirror, err = s.mirrorConfig(); err != nil {
@@ -310,20 +319,30 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-func (p *Program) logger(s *settings) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(s.String("log-level"))); err != nil {
-		return nil, s.badf("log-level", "%q is unknown; it may be: debug, info, warn, error", s.String("log-level"))
+// logger returns the log of a server, and its level, which can be changed.
+func (p *Program) logger(s *settings) (*slog.Logger, *slog.LevelVar, error) {
+	level, err := s.logLevel()
+	if err != nil {
+		return nil, nil, err
 	}
-	opt := &slog.HandlerOptions{Level: level}
+	variable := new(slog.LevelVar)
+	variable.Set(level)
+	opt := &slog.HandlerOptions{Level: variable}
 	switch format := s.String("log-format"); {
 	case format == "text", format == "auto" && isTerminal(p.Stderr):
-		return slog.New(slog.NewTextHandler(p.Stderr, opt)), nil
+		return slog.New(slog.NewTextHandler(p.Stderr, opt)), variable, nil
 	case format == "json", format == "auto":
-		return slog.New(slog.NewJSONHandler(p.Stderr, opt)), nil
+		return slog.New(slog.NewJSONHandler(p.Stderr, opt)), variable, nil
 	default:
-		return nil, s.badf("log-format", "%q is unknown; it may be: auto, text, json", format)
+		return nil, nil, s.badf("log-format", "%q is unknown; it may be: auto, text, json", format)
 	}
+}
+
+func (s *settings) logLevel() (level slog.Level, err error) {
+	if err := level.UnmarshalText([]byte(s.String("log-level"))); err != nil {
+		return 0, s.badf("log-level", "%q is unknown; it may be: debug, info, warn, error", s.String("log-level"))
+	}
+	return level, nil
 }
 
 // isTerminal says whether somebody sits at the other end of a reader or writer.

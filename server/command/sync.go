@@ -63,10 +63,9 @@ func (s *settings) scheduledSyncs(upstreams []mirror.Upstream) ([]syncer.Entry, 
 	return entries, err
 }
 
-// startSyncs makes jobs of the entries. The caller closes when the jobs have stopped.
-func startSyncs(opt serveOptions, log *slog.Logger, reg *registry.Registry) (jobs []job, stop func()) {
-	s := syncer.New(syncer.Config{Registry: reg.As(registry.Actor{User: "job:sync"}), Public: opt.registry.Public, Log: log})
-	for _, e := range opt.syncs {
+// syncJobs makes jobs of entries.
+func syncJobs(s *syncer.Syncer, entries []syncer.Entry) (jobs []job) {
+	for _, e := range entries {
 		when, err := parseSchedule("schedule", e.Schedule)
 		if err != nil {
 			continue // which readSyncs has refused
@@ -77,7 +76,7 @@ func startSyncs(opt serveOptions, log *slog.Logger, reg *registry.Registry) (job
 			return nil
 		}})
 	}
-	return jobs, s.Close
+	return jobs
 }
 
 // syncReport is what the command prints as JSON.
