@@ -23,7 +23,7 @@ import (
 // that is not one of a trusted proxy. It is not valid if the peer has none, as on a Unix socket.
 func (s *Server) clientAddress(r *http.Request) netip.Addr {
 	address := peerAddress(r)
-	if !s.trusts(address) {
+	if !s.trustsPeer(r) {
 		return address
 	}
 	return s.sender(s.hopsOf(r.Header), address)
@@ -56,7 +56,7 @@ func (s *Server) origin(r *http.Request) string {
 	if r.TLS != nil {
 		seen.scheme = "https"
 	}
-	if s.trusts(peerAddress(r)) {
+	if s.trustsPeer(r) {
 		seen = s.outermost(s.hopsOf(r.Header)).or(seen)
 	} else if saysHTTPS(r.Header) {
 		seen.scheme = "https"
@@ -133,6 +133,12 @@ func localAddress(r *http.Request) (host, port string) {
 func peerAddress(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return peer.Addr().Unmap().WithZone("")
+}
+
+// trustsPeer says whether a request comes from a trusted proxy. A peer without an address is one on a Unix socket.
+func (s *Server) trustsPeer(r *http.Request) bool {
+	address := peerAddress(r)
+	return s.trusts(address) || s.cfg.TrustUnix && !address.IsValid()
 }
 
 func (s *Server) trusts(address netip.Addr) bool {
@@ -229,7 +235,7 @@ func (s *Server) noticeProxy(r *http.Request) {
 		return
 	}
 	name := forwardedBy(r.Header)
-	if name == "" || s.trusts(peerAddress(r)) || !s.noticed.CompareAndSwap(false, true) {
+	if name == "" || s.trustsPeer(r) || !s.noticed.CompareAndSwap(false, true) {
 		return
 	}
 	s.log.Warn("a request says by a header for whom it is passed on, which is believed of no proxy that is not trusted: "+

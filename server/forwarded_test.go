@@ -40,6 +40,22 @@ const (
 	stranger = "203.0.113.9:4567"
 )
 
+// A peer on a Unix socket has no address. Whether its word counts is a setting of its own.
+func TestUnixPeer(t *testing.T) {
+	r := request("@", "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https", "X-Forwarded-Host: reg.example")
+	s := behind("", "0.0.0.0/0", "::/0")
+	if address, origin := s.clientAddress(r), s.origin(r); address.IsValid() || origin != "https://local:5000" { // HTTPS in front is believed of anybody
+		t.Error("not trusted:", address, origin)
+	}
+	s.cfg.TrustUnix = true
+	if address, origin := s.clientAddress(r), s.origin(r); address.String() != "198.51.100.7" || origin != "https://reg.example" {
+		t.Error("trusted:", address, origin)
+	}
+	if address := s.clientAddress(request(stranger, "X-Forwarded-For: 198.51.100.7")); address.String() != "198.51.100.7" {
+		t.Error(address)
+	}
+}
+
 func TestClientAddress(t *testing.T) {
 	s := behind("", "10.0.0.0/8", "fd00::/8", "127.0.0.1/32")
 	for _, c := range []struct {

@@ -16,7 +16,6 @@ import (
 
 const (
 	headerTimeout = 10 * time.Second // for a request's header to come in
-	keepAlive     = 2 * time.Minute  // for the next request on a connection
 	maxHeader     = 64 << 10         // bytes
 	slack         = 8 << 20          // bytes
 )
@@ -31,9 +30,14 @@ type Certificates interface {
 func (s *Server) prepareHTTP() {
 	s.http = &http.Server{
 		Handler: s.connections.handler(s.handler), ConnState: s.connections.stateChanged, ConnContext: s.connections.remember,
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: keepAlive, MaxHeaderBytes: maxHeader,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: s.cfg.KeepAlive, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	// A proxy that knows that it may speaks HTTP/2 without TLS. Nothing else is asked to: there is no upgrade to it.
+	s.http.Protocols = new(http.Protocols)
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetHTTP2(true)
+	s.http.Protocols.SetUnencryptedHTTP2(s.cfg.TLS == nil)
 	if s.cfg.TLS != nil {
 		s.http.TLSConfig = s.cfg.TLS.Config()
 	}

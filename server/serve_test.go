@@ -140,8 +140,6 @@ func TestHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newServer(t, func(cfg *server.Config) { cfg.TLS, cfg.BodyIdleTimeout = own, 200*time.Millisecond })
-	address, stop := serve(t, s)
 	ca, err := certs.Authority(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +147,30 @@ func TestHTTP2(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots}}
-	c := &client{t, "https://" + address, &http.Client{Transport: transport}}
+	checkHTTP2(t, "https://", transport, func(cfg *server.Config) { cfg.TLS = own })
+}
+
+// A proxy may speak HTTP/2 without TLS, and others go on with HTTP/1 on the same port.
+func TestUnencryptedHTTP2(t *testing.T) {
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	checkHTTP2(t, "http://", transport, func(*server.Config) {})
+	address, stop := serve(t, newServer(t))
+	defer stop()
+	plain := &http.Transport{}
+	defer plain.CloseIdleConnections()
+	c := &client{t, "http://" + address, &http.Client{Transport: plain}}
+	if a := c.do("GET", "/v2/", "", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"); a.StatusCode != 200 || a.ProtoMajor != 1 {
+		t.Error(a.Proto, a.Status)
+	}
+}
+
+// checkHTTP2 pushes and pulls over HTTP/2, and lets a body stall.
+func checkHTTP2(t *testing.T, scheme string, transport *http.Transport, change func(*server.Config)) {
+	t.Helper()
+	s := newServer(t, change, func(cfg *server.Config) { cfg.BodyIdleTimeout = 200 * time.Millisecond })
+	address, stop := serve(t, s)
+	c := &client{t, scheme + address, &http.Client{Transport: transport}}
 	content := strings.Repeat("0123456789", 300_000)
 	blob := "/v2/a/blobs/" + digest.FromString(content).String()
 	location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
@@ -178,5 +199,18 @@ func TestHTTP2(t *testing.T) {
 	transport.CloseIdleConnections()
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What asks for / is told that a server is here. That a page is for people is not for it to say.
+func TestRoot(t *testing.T) {
+	c := newClient(t, newServer(t))
+	for _, method := range []string{"GET", "HEAD"} {
+		if a := c.do(method, "/", ""); a.StatusCode != 200 || a.body != "" || a.Header.Get("Cache-Control") != "no-cache" {
+			t.Error(method, a.Status, a.body)
+		}
+	}
+	if a := c.do("POST", "/", ""); a.StatusCode != 404 {
+		t.Error(a.Status)
 	}
 }

@@ -31,10 +31,12 @@ type Config struct {
 	ReadOnly        bool            // refuse whatever changes something
 	MaxManifest     int64           // bytes; 4 MiB
 	BodyIdleTimeout time.Duration   // without a byte in or out; 1 minute
+	KeepAlive       time.Duration   // a connection may wait so long for its next request; 2 minutes
 	DrainTimeout    time.Duration   // for requests under way when the server stops; 30 s
 	TLS             Certificates    // nil: plain HTTP
 	ExternalURL     string          // scheme://host[:port] by which clients know the server; "": what a request says
 	TrustedProxies  []netip.Prefix
+	TrustUnix       bool     // a peer on a Unix socket is a trusted proxy
 	MaxConnections  int      // 0: half of the files that the process may have open, 10,000 at most
 	AllowedHosts    []string // names by which a server without users is known, beside its own; without a port
 	Loopback        bool     // it listens for this machine only
@@ -48,6 +50,7 @@ type Config struct {
 const (
 	defaultMaxManifest = 4 << 20
 	defaultIdle        = time.Minute
+	defaultKeepAlive   = 2 * time.Minute
 	defaultDrain       = 30 * time.Second
 )
 
@@ -81,6 +84,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.BodyIdleTimeout <= 0 {
 		cfg.BodyIdleTimeout = defaultIdle
+	}
+	if cfg.KeepAlive <= 0 {
+		cfg.KeepAlive = defaultKeepAlive
 	}
 	if cfg.DrainTimeout <= 0 {
 		cfg.DrainTimeout = defaultDrain
@@ -156,6 +162,7 @@ func (s *Server) router() http.Handler {
 		for _, path := range []string{"/readyz", "/ready", "/healthz"} {
 			mux.Handler(method, path, s.small(s.serveReady))
 		}
+		mux.Handler(method, "/", s.small(s.serveRoot(api)))
 		mux.Handler(method, "/metrics", s.beside("metrics", s.serveMetrics))
 	}
 	return mux
@@ -169,6 +176,19 @@ func (s *Server) beside(name string, handle func(*recorder, *http.Request) error
 			s.writeError(w.(*recorder), r, err)
 		}
 	}))
+}
+
+// serveRoot says to load balancers and monitors that ask for / that a server is here, as registry:2 does. A browser gets
+// what there is for people.
+func (s *Server) serveRoot(pages http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.Header.Get("Accept"), "text/html") {
+			pages.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Cache-Control", "no-cache")
+		w.WriteHeader(http.StatusOK)
+	}
 }
 
 // small gives an exchange that is small both ways one deadline for the whole.

@@ -40,7 +40,7 @@ func locationFlags() []cli.Flag {
 func addressFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "addr", EnvVars: env("addr", "FERRO_OCI_LISTEN"), Value: "127.0.0.1:5000",
-			Usage: "`HOST:PORT` of the server; port 0 takes a free one"},
+			Usage: "`HOST:PORT` of the server, or unix:PATH; port 0 takes a free one"},
 		&cli.StringFlag{Name: "host", EnvVars: env("host", "OCI_REGISTRY_URL"), Usage: "`HOST` in place of the one in --addr"},
 		&cli.StringFlag{Name: "port", Aliases: []string{"p"}, EnvVars: env("port", "OCI_REGISTRY_PORT"),
 			Usage: "`PORT` in place of the one in --addr"},
@@ -61,6 +61,8 @@ func serveFlags() []cli.Flag {
 			Usage: "give up on a request whose body brings no byte for this `TIME`; there is no limit on the whole"},
 		&cli.IntFlag{Name: "max-connections", EnvVars: env("max-connections"), DefaultText: "half of the files that the process may open, 10,000 at most",
 			Usage: "open connections; at the `LIMIT`, the longest waiting one is closed for each new one"},
+		&cli.DurationFlag{Name: "keep-alive", EnvVars: env("keep-alive"), Value: 2 * time.Minute, DefaultText: "2m",
+			Usage: "keep a connection that waits for its next request for this `TIME`: longer than a load balancer in front does (Google's: 10m)"},
 		&cli.DurationFlag{Name: "drain-timeout", EnvVars: env("drain-timeout"), Value: 30 * time.Second, DefaultText: "30s",
 			Usage: "on SIGTERM, let requests finish for this `TIME`"},
 		undoFlag(),

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -28,11 +29,22 @@ func (p *Program) healthcheck(ctx context.Context, s *settings) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	url := serverURL(reachable(address), kind != tlsNone) + "/readyz"
-	if s.Bool("writes") {
-		url += "?writes=1"
+	url := url.URL{Scheme: "http", Host: reachable(address), Path: "/readyz"}
+	if kind != tlsNone {
+		url.Scheme = "https"
 	}
-	text, err := ask(ctx, url)
+	if s.Bool("writes") {
+		url.RawQuery = "writes=1"
+	}
+	// The certificate names the server as others call it, not as this machine dials it, and nothing secret is sent.
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if path, unix := unixPath(address); unix {
+		url.Host = "localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
+	text, err := ask(ctx, url.String(), transport)
 	if err == nil && text != "ok" {
 		fmt.Fprintln(p.Stdout, text)
 	}
@@ -52,14 +64,12 @@ func reachable(address string) string {
 }
 
 // ask returns the text of an answer with status 200, in one line.
-func ask(ctx context.Context, url string) (text string, err error) {
+func ask(ctx context.Context, url string, transport http.RoundTripper) (text string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	// The certificate names the server as others call it, not as this machine dials it, and nothing secret is sent.
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	answer, err := client.Do(req)
+	answer, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return "", err
 	}

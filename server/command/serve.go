@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,7 +90,7 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	reg := opened.Registry
 	opt.server.Registry, opt.server.Version = reg, p.build().Version
 	opt.server.OnReady = func() {
-		log.Info("serving", "url", serverURL(ln.Addr().String(), opt.server.TLS != nil),
+		log.Info("serving", "url", serverURL(ln.Addr(), opt.server.TLS != nil),
 			"db", absolute(opt.location.DB), "blobs", absolute(opt.location.Blobs), "version", opt.server.Version)
 		notify(log, daemon.SdNotifyReady)
 	}
@@ -218,6 +219,9 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 	if cfg.BodyIdleTimeout, err = s.positive("body-idle-timeout"); err != nil {
 		return cfg, err
 	}
+	if cfg.KeepAlive, err = s.positive("keep-alive"); err != nil {
+		return cfg, err
+	}
 	if cfg.DrainTimeout, err = s.positive("drain-timeout"); err != nil {
 		return cfg, err
 	}
@@ -233,7 +237,7 @@ func (s *settings) serverConfig() (cfg server.Config, err error) {
 	if cfg.ExternalURL, err = s.externalURL(); err != nil {
 		return cfg, err
 	}
-	cfg.TrustedProxies, err = s.trustedProxies()
+	cfg.TrustedProxies, cfg.TrustUnix, err = s.trustedProxies()
 	return cfg, err
 }
 
@@ -254,13 +258,55 @@ func listen(ctx context.Context, opt serveOptions) (net.Listener, error) {
 	}
 	if ln != nil {
 		opt.said = "systemd"
-	} else if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", opt.address); err != nil {
+	} else if ln, err = listenOn(ctx, opt.address); err != nil {
 		return nil, fmt.Errorf("%s: %w", opt.said, err)
 	}
 	if err := opt.refuseOpen(ln.Addr()); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	return ln, nil
+}
+
+func listenOn(ctx context.Context, address string) (net.Listener, error) {
+	path, unix := unixPath(address)
+	if !unix {
+		return new(net.ListenConfig).Listen(ctx, "tcp", address)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o660); err != nil { // the proxy is in the server's group
+		return nil, errors.Join(err, ln.Close())
+	}
+	return ln, nil
+}
+
+// unixPath returns the path of a socket if the address is one.
+func unixPath(address string) (path string, ok bool) {
+	path, ok = strings.CutPrefix(address, "unix:")
+	return strings.TrimPrefix(path, "//"), ok
+}
+
+// removeStale removes a socket that a server left when it was killed. It is one if nothing listens on it.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil && info.Mode()&os.ModeSocket == 0 {
+		err = fmt.Errorf("%s is there, and no socket", path)
+	}
+	if err != nil {
+		return err
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		return errors.Join(fmt.Errorf("listen on %s: another process does", path), conn.Close())
+	}
+	return os.Remove(path)
 }
 
 // refuseOpen refuses an address that can be reached from the network, unless it was said who may do what there.
@@ -305,11 +351,15 @@ func isLoopback(addr net.Addr) bool {
 	return false
 }
 
-func serverURL(address string, tls bool) string {
-	if tls {
-		return "https://" + address
+// serverURL is what clients say to reach an address. There is no URL of a Unix socket that all of them know.
+func serverURL(addr net.Addr, tls bool) string {
+	switch {
+	case addr.Network() == "unix":
+		return "unix:" + addr.String()
+	case tls:
+		return "https://" + addr.String()
 	}
-	return "http://" + address
+	return "http://" + addr.String()
 }
 
 // notify tells systemd, if it listens.

@@ -286,9 +286,12 @@ func (s *settings) address() (string, error) {
 
 // namedAddress is address with the name of the flag or variable that the host came from.
 func (s *settings) namedAddress() (address, from string, err error) {
+	if path, unix := unixPath(s.String("addr")); unix {
+		return s.unixAddress(path)
+	}
 	host, port, err := net.SplitHostPort(s.String("addr"))
 	if err != nil {
-		return "", "", s.badf("addr", "%q is not HOST:PORT", s.String("addr"))
+		return "", "", s.badf("addr", "%q is neither HOST:PORT nor unix:PATH", s.String("addr"))
 	}
 	hostFlag, portFlag := "addr", "addr"
 	if s.origin["host"] > byDefault && s.origin["host"] >= s.origin["addr"] {
@@ -301,6 +304,19 @@ func (s *settings) namedAddress() (address, from string, err error) {
 		return "", "", s.badf(portFlag, "port %q is not a number from 0 to 65535", port)
 	}
 	return net.JoinHostPort(host, port), s.named(hostFlag), nil
+}
+
+// unixAddress is namedAddress for a socket, of which there are no halves.
+func (s *settings) unixAddress(path string) (address, from string, err error) {
+	if path == "" {
+		return "", "", s.badf("addr", "unix: the path is empty")
+	}
+	for _, half := range []string{"host", "port"} {
+		if s.origin[half] > byDefault && s.origin[half] >= s.origin["addr"] {
+			return "", "", usagef("%s is a socket, which has no %s: leave out %s", s.named("addr"), half, s.named(half))
+		}
+	}
+	return "unix:" + path, s.named("addr"), nil
 }
 
 // size reads a number of bytes such as 4MiB.

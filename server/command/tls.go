@@ -56,7 +56,7 @@ func proxyFlags() []cli.Flag {
 	return []cli.Flag{
 		externalURLFlag(),
 		&cli.StringSliceFlag{Name: "trusted-proxies", EnvVars: env("trusted-proxies"),
-			Usage: "believe X-Forwarded-* and Forwarded of these `CIDR`s and addresses, with commas between them"},
+			Usage: "believe X-Forwarded-* and Forwarded of these `CIDR`s and addresses, with commas between them; unix: of who uses the socket"},
 	}
 }
 
@@ -177,7 +177,10 @@ func hostOf(origin string) string {
 
 // ownNames are those of the names by which the server is known that can stand in a certificate.
 func ownNames(external, address string) (names []string) {
-	listening, _, _ := net.SplitHostPort(address)
+	listening, _, err := net.SplitHostPort(address)
+	if _, unix := unixPath(address); unix || err != nil {
+		listening = ""
+	}
 	for _, name := range []string{external, listening} {
 		if ip, err := netip.ParseAddr(name); err == nil && ip.IsUnspecified() {
 			continue
@@ -300,9 +303,12 @@ func (s *settings) externalURL() (string, error) {
 	return origin, nil
 }
 
-func (s *settings) trustedProxies() (proxies []netip.Prefix, err error) {
+func (s *settings) trustedProxies() (proxies []netip.Prefix, unix bool, err error) {
 	for _, raw := range s.StringSlice("trusted-proxies") {
-		raw = strings.TrimSpace(raw)
+		if raw = strings.TrimSpace(raw); raw == "unix" {
+			unix = true
+			continue
+		}
 		prefix, err := netip.ParsePrefix(raw)
 		if err != nil {
 			var address netip.Addr
@@ -311,9 +317,9 @@ func (s *settings) trustedProxies() (proxies []netip.Prefix, err error) {
 			}
 		}
 		if err != nil || prefix.Addr().Is4In6() || prefix.Addr().Zone() != "" {
-			return nil, s.badf("trusted-proxies", "%q is neither an address nor a range such as 10.0.0.0/8", raw)
+			return nil, false, s.badf("trusted-proxies", "%q is neither an address nor a range such as 10.0.0.0/8", raw)
 		}
 		proxies = append(proxies, prefix.Masked())
 	}
-	return slices.Clip(proxies), nil
+	return slices.Clip(proxies), unix, nil
 }

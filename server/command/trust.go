@@ -82,6 +82,9 @@ func (s *settings) localHost() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if _, unix := unixPath(address); unix {
+		return "", usagef("clients cannot know the registry by its socket: say HOST:PORT")
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		return "", err
