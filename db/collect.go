@@ -225,6 +225,9 @@ func (tx *Tx) RemoveEmptyRepository(id int64, c Cutoff) (done bool, err error) {
 		_, err := tx.run(`UPDATE repositories SET created_at = ? WHERE id = ?`, micros(tx.Now), id)
 		return false, err
 	}
+	if err := tx.recordDropped(id); err != nil {
+		return false, err
+	}
 	if _, err := tx.run(`DELETE FROM repositories WHERE id = ?`, id); err != nil {
 		return false, err
 	}

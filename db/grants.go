@@ -2,8 +2,6 @@ package db
 
 import (
 	"database/sql"
-	"errors"
-	"strconv"
 	"time"
 )
 
@@ -25,7 +23,7 @@ func (tx *Tx) SetGrant(g Grant) error {
 	}
 	_, err := tx.run(`INSERT INTO grants (grantee, repository, actions, created_at) VALUES (?, ?, ?, ?)
 		ON CONFLICT (grantee, repository) DO UPDATE SET actions = excluded.actions`, g.Grantee, g.Repository, g.Actions, micros(tx.Now))
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyGrant, g.Grantee, g.Repository})
 }
 
 // DeleteGrant takes a grant back. ErrNotFound.
@@ -34,7 +32,7 @@ func (tx *Tx) DeleteGrant(grantee, repository string) error {
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyGrant, grantee, repository})
 }
 
 // Grants returns up to limit grants by grantee and glob, those after another one: those of a user and in their namespace
@@ -108,7 +106,7 @@ func (tx *Tx) AddMember(m Member) error {
 	if err == nil {
 		_, err = tx.run(`INSERT INTO group_members (group_name, user_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, m.Group, u.ID)
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyMember, m.Group, m.User})
 }
 
 // RemoveMember takes a user out of a group. ErrNotFound if he is not in it.
@@ -117,31 +115,7 @@ func (tx *Tx) RemoveMember(m Member) error {
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return tx.policyChanged(err)
-}
-
-// policyNote counts the changes of everything that says who may do what, but for the visibility of repositories.
-const policyNote = "policy"
-
-// Policy returns a number that is another one after every change of users, tokens, grants, groups and keys.
-func (tx *Tx) Policy() (n int64, err error) {
-	err = tx.row(`SELECT value FROM notes WHERE name = ?`, []any{policyNote}, &n)
-	if errors.Is(err, ErrNotFound) {
-		err = nil
-	}
-	return n, err
-}
-
-// policyChanged counts a change, unless it failed with err, which it returns.
-func (tx *Tx) policyChanged(err error) error {
-	if err != nil {
-		return err
-	}
-	n, err := tx.Policy()
-	if err != nil {
-		return err
-	}
-	return tx.SetNote(policyNote, strconv.FormatInt(n+1, 10))
+	return tx.policyChanged(err, PolicyKey{PolicyMember, m.Group, m.User})
 }
 
 // IsPublic says whether a repository is public. A missing one is not.
@@ -152,11 +126,15 @@ func (tx *Tx) IsPublic(repo RepoName) (public bool, err error) {
 
 // SetPublic makes a repository public, or private. ErrNotFound.
 func (tx *Tx) SetPublic(repo RepoName, public bool) error {
-	n, err := tx.run(`UPDATE repositories SET public = ? WHERE name = ?`, public, string(repo))
+	n, err := tx.run(`UPDATE repositories SET public = ? WHERE name = ? AND public <> ?`, public, string(repo), public)
 	if err == nil && n == 0 {
-		err = ErrNotFound
+		_, err = tx.RepositoryID(repo)
+		return err
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.recordPolicy(PolicyKey{PolicyPublic, string(repo), ""})
 }
 
 // ImmutableRule says which tags never point at anything else. Both are globs.
@@ -182,7 +160,10 @@ func (tx *Tx) SomeImmutableRules(after ImmutableRule, limit int) (list []Immutab
 // AddImmutableRule adds a rule.
 func (tx *Tx) AddImmutableRule(i ImmutableRule) error {
 	_, err := tx.run(`INSERT INTO immutable_tags (repository, tag, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, i.Repository, i.Tag, micros(tx.Now))
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.recordPolicy(PolicyKey{PolicyImmutable, i.Repository, i.Tag})
 }
 
 // DeleteImmutableRule removes a rule. ErrNotFound.
@@ -191,7 +172,10 @@ func (tx *Tx) DeleteImmutableRule(i ImmutableRule) error {
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.recordPolicy(PolicyKey{PolicyImmutable, i.Repository, i.Tag})
 }
 
 // SigningKey is a secret that bearer tokens are signed with.

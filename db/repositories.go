@@ -24,6 +24,9 @@ func (tx *Tx) MakeRepository(name RepoName, public bool) (id int64, err error) {
 	if err == nil {
 		_, err = tx.run(`INSERT INTO usage (repository_id) VALUES (?)`, id)
 	}
+	if err == nil && public {
+		err = tx.recordPolicy(PolicyKey{PolicyPublic, string(name), ""})
+	}
 	return id, err
 }
 
@@ -128,6 +131,9 @@ func (tx *Tx) repositoryInfos(query string, args ...any) (infos []RepositoryInfo
 // DropRepository removes a repository's right to its blobs and the repository itself. ErrConflict while it has
 // manifests. The blobs lose their last holder, and collection takes those that nobody else holds.
 func (tx *Tx) DropRepository(id int64) error {
+	if err := tx.recordDropped(id); err != nil {
+		return err
+	}
 	if err := tx.countUnlinked(id, ""); err != nil {
 		return err
 	}
@@ -137,6 +143,13 @@ func (tx *Tx) DropRepository(id int64) error {
 		return err
 	}
 	return tx.removeUsage(id)
+}
+
+// recordDropped notes that a repository is about to go: one that is made again is not public because of it.
+func (tx *Tx) recordDropped(id int64) error {
+	_, err := tx.run(`INSERT INTO changes (at, repository, tag) SELECT ?, '', ? || name || ? FROM repositories WHERE id = ? AND public = 1`,
+		micros(tx.Now), PolicyPublic+"\n", "\n", id)
+	return err
 }
 
 // Totals counts everything there is.

@@ -2,6 +2,7 @@ package db
 
 import (
 	"database/sql"
+	"errors"
 	"time"
 )
 
@@ -51,7 +52,7 @@ func (tx *Tx) CreateUser(u User) (id int64, err error) {
 	if err == nil {
 		err = tx.row(`SELECT id FROM users WHERE name = ?`, []any{u.Name}, &id)
 	}
-	return id, tx.policyChanged(err)
+	return id, tx.policyChanged(err, PolicyKey{PolicyUser, u.Name, ""})
 }
 
 // User returns the user of a name. ErrNotFound.
@@ -95,13 +96,17 @@ func (tx *Tx) SaveUser(u User) error {
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyUser, u.Name, ""})
 }
 
 // UpgradePassword replaces the hash of a password by a better one of the same password, if it is still that one.
 func (tx *Tx) UpgradePassword(id int64, from, to string) error {
-	_, err := tx.run(`UPDATE users SET password = ? WHERE id = ? AND password = ?`, to, id, from)
-	return tx.policyChanged(err)
+	var name string
+	err := tx.row(`UPDATE users SET password = ? WHERE id = ? AND password = ? RETURNING name`, []any{to, id, from}, &name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return tx.policyChanged(err, PolicyKey{PolicyUser, name, ""})
 }
 
 // LoggedIn notes that a user has logged in.
@@ -112,6 +117,10 @@ func (tx *Tx) LoggedIn(id int64) error {
 
 // DeleteUser removes a user with his tokens, his grants and his places in groups. His repositories stay. ErrNotFound.
 func (tx *Tx) DeleteUser(u User) error {
+	gone, err := tx.policyOfUser(u)
+	if err != nil {
+		return err
+	}
 	if err := tx.runAll([]any{u.ID},
 		`DELETE FROM api_tokens WHERE user_id = ?`,
 		`DELETE FROM refresh_tokens WHERE user_id = ?`,
@@ -126,7 +135,7 @@ func (tx *Tx) DeleteUser(u User) error {
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, gone...)
 }
 
 // HasNamespace says whether there are repositories in the namespace of a name: it, or what begins with it and a slash.
@@ -173,7 +182,7 @@ func (tx *Tx) CreateAPIToken(t APIToken) error {
 	if err == nil && n == 0 {
 		return ErrConflict
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyToken, t.User, t.Name})
 }
 
 // APITokens returns the tokens of a user by name, those of all users if user is empty.
@@ -210,5 +219,5 @@ func (tx *Tx) DeleteAPIToken(user, name string) error {
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
-	return tx.policyChanged(err)
+	return tx.policyChanged(err, PolicyKey{PolicyToken, user, name})
 }

@@ -108,5 +108,20 @@ func (p *Program) rebuild(ctx context.Context, s *settings) error {
 	}
 	_, err = fmt.Fprintf(p.Stdout, "rebuilt %d manifests, %d tags and %d blobs in %s; %d files damaged, %d tags without their manifest, %d broken lines in the journal\n",
 		r.Manifests, r.Tags, r.Blobs, r.Took.Round(time.Millisecond), r.Damaged, r.LostTags, r.Broken)
+	if err != nil {
+		return err
+	}
+	return p.printRights(r)
+}
+
+// printRights says what was rebuilt of who may do what, and what is in no journal.
+func (p *Program) printRights(r registry.RebuildReport) error {
+	_, err := fmt.Fprintf(p.Stdout, "and %d users with %d places in groups, %d grants and %d API tokens, %d immutable rules, %d public repositories\n",
+		r.Policy["user"], r.Policy["member"], r.Policy["grant"], r.Policy["token"], r.Policy["immutable"], r.Policy["public"])
+	for _, lost := range r.Lost {
+		if err == nil {
+			_, err = fmt.Fprintf(p.Stdout, "not rebuilt: %s\n", lost)
+		}
+	}
 	return err
 }

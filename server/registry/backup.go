@@ -83,10 +83,7 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 		err = errors.Join(err, t.previous.Close())
 	}
 	if err == nil {
-		// The copy has no journal and no staged bytes beside it, and no maintenance under way.
-		err = named.Update(ctx, func(tx *db.Tx) error {
-			return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
-		})
+		err = settleCopy(ctx, named, to)
 	}
 	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
 		err = x.update(ctx, func(*db.Tx) error { return nil })
@@ -101,6 +98,18 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 		return err
 	}
 	return t.removeOthers(ctx, path)
+}
+
+// settleCopy makes a copied database one of its own: no staged bytes are beside it and no maintenance is under way, and
+// its journal is written.
+func settleCopy(ctx context.Context, named *db.DB, store blobs.Store) error {
+	err := named.Update(ctx, func(tx *db.Tx) error {
+		return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
+	})
+	if err != nil {
+		return err
+	}
+	return New(Config{DB: named, Blobs: store}).ExportJournal(ctx)
 }
 
 // openPrevious opens the database of the backup that is there, nil if there is none that can be read: everything in the
@@ -441,7 +450,5 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 	if err := t.all(ctx); err != nil {
 		return err
 	}
-	return named.Update(ctx, func(tx *db.Tx) error {
-		return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
-	})
+	return settleCopy(ctx, named, to)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,16 +20,16 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// The journal is a file beside the blobs that says what the database says about manifests and tags, so that a registry
-// whose database is lost can be rebuilt from its blob directory alone. No push waits for it: changes are rows of the
+// The journal is a file beside the blobs that says what the database says about manifests and tags, and about who may do
+// what, so that a registry whose database is lost can be rebuilt from its blob directory alone. No push waits for it: changes are rows of the
 // database, in the transaction of what they change, and are copied to the file every two seconds while a server runs,
 // and by each collection.
 //
 // A line is a checksum and a JSON object, and says what is since a change. Saying it twice changes nothing, so lines are
 // only ever added. When most of the file is old news, or it is not as it was left, it is written anew from the database.
 
-// journalLine is one line. A manifest has a media type and content, or is deleted; otherwise it is a tag, with the
-// digest it points at or none.
+// journalLine is one line. A manifest has a media type and content, or is deleted; a tag has the digest it points at or
+// none; the rest are entries of the policy, which have no repository.
 type journalLine struct {
 	ID         int64         `json:"id"` // of the change; lines of a lower one are older
 	At         time.Time     `json:"at"`
@@ -38,6 +39,36 @@ type journalLine struct {
 	Deleted    bool          `json:"deleted,omitempty"`
 	MediaType  string        `json:"mediaType,omitempty"`
 	Content    []byte        `json:"content,omitempty"`
+	Policy     *journalEntry `json:"policy,omitempty"`
+}
+
+// journalEntry is a db.PolicyEntry. It has hashes and never what they are of.
+type journalEntry struct {
+	Kind       string    `json:"kind"`
+	Name       string    `json:"name"`
+	Item       string    `json:"item,omitempty"`
+	Hash       []byte    `json:"hash,omitempty"`
+	Admin      bool      `json:"admin,omitempty"`
+	Disabled   bool      `json:"disabled,omitempty"`
+	Generation int64     `json:"generation,omitempty"`
+	Actions    int64     `json:"actions,omitempty"`
+	Scopes     string    `json:"scopes,omitempty"`
+	CreatedAt  time.Time `json:"createdAt,omitzero"`
+	ExpiresAt  time.Time `json:"expiresAt,omitzero"`
+}
+
+func journalEntryOf(e db.PolicyEntry) *journalEntry {
+	return &journalEntry{Kind: e.Kind, Name: e.Name, Item: e.Item, Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
+		Actions: e.Actions, Scopes: e.Scopes, CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt}
+}
+
+func (e *journalEntry) key() db.PolicyKey {
+	return db.PolicyKey{Kind: e.Kind, Name: e.Name, Item: e.Item}
+}
+
+func (e *journalEntry) entry() db.PolicyEntry {
+	return db.PolicyEntry{PolicyKey: e.key(), Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
+		Actions: e.Actions, Scopes: e.Scopes, CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -57,7 +88,12 @@ type position struct {
 	ID    int64 `json:"id"`    // of the last change copied
 	Bytes int64 `json:"bytes"` // of the file
 	Base  int64 `json:"base"`  // bytes of it when it was written anew
+	// What the journal knows of: journals of earlier programs say nothing of the policy, and are written anew.
+	Format int `json:"format"`
 }
+
+// journalFormat is position.Format of what this program writes.
+const journalFormat = 1
 
 const journalNote = "journal"
 
@@ -108,7 +144,7 @@ func (r *Registry) exportJournal(ctx context.Context, wait time.Duration) error 
 		if err != nil {
 			return AsError(err)
 		}
-		if at.Epoch == 0 || at.Bytes > 2*at.Base+worthwhile {
+		if at.Epoch == 0 || at.Format < journalFormat || at.Bytes > 2*at.Base+worthwhile {
 			return r.writeJournal(ctx, at, wait)
 		}
 		if at.ID >= last {
@@ -151,6 +187,9 @@ func (r *Registry) exportJournal(ctx context.Context, wait time.Duration) error 
 // journalChange writes the line of a change. A manifest that was stored and is gone by now has none: the line of its
 // deletion follows.
 func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
+	if key, ok := c.PolicyKey(); ok {
+		return journalPolicy(tx, c.ID, c.At, key, w)
+	}
 	l := journalLine{ID: c.ID, At: c.At, Repository: c.Repository, Tag: c.Tag, Digest: c.After}
 	switch {
 	case c.Tag != "":
@@ -170,12 +209,22 @@ func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
 	return err
 }
 
+// journalPolicy writes what an entry says now.
+func journalPolicy(tx *db.Tx, id int64, at time.Time, key db.PolicyKey, w io.Writer) error {
+	e, err := tx.PolicyEntry(key)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return err
+	}
+	_, err = journalLine{ID: id, At: at, Deleted: err != nil, Policy: journalEntryOf(e)}.encode(w)
+	return err
+}
+
 // writeJournal writes the whole journal anew, unless another process is doing that. Changes that come meanwhile are
 // copied after it.
 func (r *Registry) writeJournal(ctx context.Context, at position, wait time.Duration) error {
 	begin := func(fn func(*db.Tx) error) error { return r.db.Relaxed(ctx, fn) }
 	err := r.locked(ctx, journalNote, "journal", wait, begin, func(ctx context.Context, x *exclusive) error {
-		next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1)}
+		next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1), Format: journalFormat}
 		err := r.db.View(ctx, func(tx *db.Tx) (err error) { next.ID, err = tx.LastChange(); return err })
 		if err == nil {
 			err = r.blobs.ReplaceJournal(ctx, func(w io.Writer) (err error) {
@@ -198,6 +247,9 @@ func (r *Registry) writeJournal(ctx context.Context, at position, wait time.Dura
 
 // journalAll writes lines for everything there is, as of the change id, and returns how many bytes they are.
 func (r *Registry) journalAll(ctx context.Context, id int64, w io.Writer) (size int64, err error) {
+	if size, err = r.journalPolicies(ctx, id, w); err != nil {
+		return size, err
+	}
 	for after := int64(0); ; {
 		var list []db.JournalManifest
 		err := r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.JournalManifests(after, 100); return err })
@@ -218,6 +270,33 @@ func (r *Registry) journalAll(ctx context.Context, id int64, w io.Writer) (size 
 			}
 		}
 	}
+}
+
+// journalPolicies writes lines for every entry of the policy.
+func (r *Registry) journalPolicies(ctx context.Context, id int64, w io.Writer) (size int64, err error) {
+	var keys []db.PolicyKey
+	if err := r.db.View(ctx, func(tx *db.Tx) (err error) { keys, err = tx.PolicyKeys(); return err }); err != nil {
+		return 0, err
+	}
+	for some := range slices.Chunk(keys, 500) {
+		var lines bytes.Buffer
+		err := r.db.View(ctx, func(tx *db.Tx) error {
+			for _, key := range some {
+				if err := journalPolicy(tx, id, tx.Now, key, &lines); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		size += int64(lines.Len())
+		if err == nil {
+			_, err = lines.WriteTo(w)
+		}
+		if err != nil {
+			return size, err
+		}
+	}
+	return size, nil
 }
 
 // readJournal calls fn for the lines of the journal that are whole, in the order of the file. broken counts the others.
@@ -253,6 +332,9 @@ func decodeJournalLine(text string) (l journalLine, ok bool) {
 	want, err := strconv.ParseUint(sum, 16, 32)
 	if err != nil || crc32.Checksum([]byte(rest), castagnoli) != uint32(want) || json.Unmarshal([]byte(rest), &l) != nil {
 		return l, false
+	}
+	if l.Policy != nil {
+		return l, l.Policy.Kind != "" && l.Policy.Name != ""
 	}
 	_, nameErr := ParseRepoName(string(l.Repository))
 	return l, nameErr == nil

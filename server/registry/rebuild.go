@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"registry/blobs"
@@ -34,6 +35,22 @@ type RebuildReport struct {
 	Tags      int64         `json:"tags"`
 	LostTags  int64         `json:"lostTags"` // whose manifest is not in the journal
 	Broken    int64         `json:"broken"`   // lines of the journal that cannot be read
+	// Users, groups' members, grants, API tokens, immutable rules and public repositories, by their kinds.
+	Policy map[string]int64 `json:"policy"`
+	Lost   []string         `json:"lost"` // what is in no journal, in words
+}
+
+// lost names what a rebuilt registry does not have.
+func (b *rebuilder) lost() (lost []string) {
+	if len(b.report.Policy) == 0 {
+		lost = append(lost, "users, groups, grants, API tokens, immutable rules and public repositories: the journal has none")
+	} else if b.report.Broken > 0 {
+		lost = append(lost, "changes of rights in the broken lines of the journal: look at what users may do now")
+	}
+	return append(lost,
+		"logins: users log in again, with the passwords and API tokens they have, and docker and others get new tokens",
+		"the audit, times of logins, pushes and pulls, and uploads under way",
+		"what could be undone: deleted manifests, and what tags pointed at before")
 }
 
 // Rebuild makes a database from a blob directory: the blobs from the files, repositories, manifests and tags from the
@@ -61,6 +78,7 @@ func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, ret
 		return report, "", err
 	}
 	b := rebuilder{r: New(Config{DB: database, Blobs: store, Log: opt.Log}), opt: opt, report: &report}
+	report.Policy = map[string]int64{}
 	err = b.blobs(ctx)
 	if err == nil {
 		err = b.journal(ctx)
@@ -68,7 +86,7 @@ func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, ret
 	if err = errors.Join(err, database.Close()); err != nil {
 		return report, "", errors.Join(err, db.Discard(fresh))
 	}
-	report.Took = time.Since(start)
+	report.Took, report.Lost = time.Since(start), b.lost()
 	retired, err = install(ctx, fresh, opt.DB, "before-rebuild", opt.Replace)
 	return report, retired, err
 }
@@ -146,10 +164,16 @@ func (l journalLine) key() journalKey {
 	return journalKey{repo: l.Repository, digest: l.Digest}
 }
 
-// journal reads the journal twice: which line about each thing is the last, and then what these say.
+// journal reads the journal several times: which line about each thing is the last, and then what these say.
 func (b *rebuilder) journal(ctx context.Context) error {
-	last := map[journalKey]int64{}
+	last, policy := map[journalKey]int64{}, map[db.PolicyKey]journalLine{}
 	broken, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
+		if l.Policy != nil {
+			if l.ID >= policy[l.Policy.key()].ID {
+				policy[l.Policy.key()] = l
+			}
+			return nil
+		}
 		last[l.key()] = max(last[l.key()], l.ID)
 		return nil
 	})
@@ -160,6 +184,9 @@ func (b *rebuilder) journal(ctx context.Context) error {
 		return err
 	}
 	b.report.Broken = int64(broken)
+	if err := b.policy(ctx, policy); err != nil {
+		return err
+	}
 	for _, tags := range []bool{false, true} { // a tag needs its manifest
 		var batch []journalLine
 		bytes := 0
@@ -170,7 +197,7 @@ func (b *rebuilder) journal(ctx context.Context) error {
 			return err
 		}
 		_, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
-			if (l.Tag != "") != tags || last[l.key()] != l.ID {
+			if l.Policy != nil || (l.Tag != "") != tags || last[l.key()] != l.ID {
 				return nil
 			}
 			last[l.key()] = -1 // the line may be there twice
@@ -200,6 +227,55 @@ func (b *rebuilder) apply(tx *db.Tx, lines []journalLine) error {
 			return fmt.Errorf("change %d of %s: %w", l.ID, l.Repository, err)
 		}
 	}
+	return nil
+}
+
+// policy writes the entries that are left: users before what they have.
+func (b *rebuilder) policy(ctx context.Context, last map[db.PolicyKey]journalLine) error {
+	entries := map[string][]db.PolicyEntry{}
+	for key, l := range last {
+		if !l.Deleted {
+			entries[key.Kind] = append(entries[key.Kind], l.Policy.entry())
+		}
+	}
+	for _, kind := range db.PolicyKinds() {
+		for some := range slices.Chunk(entries[kind], rebuildBatch) {
+			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
+				for _, e := range some {
+					if err == nil {
+						err = b.putPolicy(tx, e)
+					}
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		delete(entries, kind)
+	}
+	for _, unknown := range entries {
+		b.report.Broken += int64(len(unknown))
+	}
+	return nil
+}
+
+// putPolicy writes an entry. One of a user who is gone, or that cannot be, is no line that was written here.
+func (b *rebuilder) putPolicy(tx *db.Tx, e db.PolicyEntry) (err error) {
+	if e.Kind == db.PolicyPublic {
+		_, err = ParseRepoName(e.Name)
+	}
+	if err == nil {
+		err = tx.PutPolicy(e)
+		if err != nil && !errors.Is(err, db.ErrNotFound) && !errors.Is(err, db.ErrConflict) {
+			return err
+		}
+	}
+	if err != nil {
+		b.report.Broken++
+		return nil
+	}
+	b.report.Policy[e.Kind]++
 	return nil
 }
 
