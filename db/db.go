@@ -111,6 +111,9 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	turn := openTurn(opt.Path + "-turn")
 	defer turn.close()
 	defer turn.take(busyTimeout)() // an upgrade takes its time
+	if err := initialize(ctx, opt.Path); err != nil {
+		return nil, err
+	}
 	if d.pool, err = sqlx.Open("sqlite", dsn(opt.Path)); err != nil {
 		return nil, wrap(err)
 	}

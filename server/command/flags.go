@@ -101,6 +101,7 @@ func gcFlags() []cli.Flag {
 			Usage: "forget an upload that got no byte for this `TIME`"},
 		maxDurationFlag(),
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go and why, remove nothing"},
+		&cli.BoolFlag{Name: "compact", Usage: "write the database anew afterwards, without its free pages: pushes wait for that, and it takes room for two copies"},
 		&cli.BoolFlag{Name: "force", Usage: "accept a --grace under 1h: pushes under way may fail and have to be made again"},
 	)
 }

@@ -23,6 +23,9 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 	if opt.Grace < time.Hour && !opt.Force {
 		return s.badf("grace", "%s is under an hour: pushes under way would fail. Say --force if that is meant", opt.Grace)
 	}
+	if opt.Compact = s.Bool("compact"); opt.Compact && opt.DryRun {
+		return usagef("--compact and --dry-run exclude each other")
+	}
 	cfg := registry.Config{UndoWindow: opt.UndoWindow}
 	if cfg.UploadTimeout, err = s.positive("upload-timeout"); err != nil {
 		return err
@@ -146,6 +149,9 @@ func summary(r registry.CollectReport) []string {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
+	}
+	if r.Database > 0 {
+		parts = append(parts, humanSize(r.Database)+" of the database")
 	}
 	return parts
 }

@@ -40,6 +40,7 @@ const (
 // CollectOptions say what may be collected. A zero Grace has to be forced.
 type CollectOptions struct {
 	Grace         time.Duration // how long leases last
+	Compact       bool          // write the database anew when all else is done, so that its file is as short as it can be
 	Force         bool          // accept a grace under an hour: pushes under way may fail, and have to be made again
 	Untagged      bool          // also manifests that neither a tag nor an index nor a subject has held for UntaggedAfter
 	UntaggedAfter time.Duration // not less than Grace counts
@@ -75,6 +76,7 @@ type CollectReport struct {
 	Uploads      int64         `json:"uploads"`
 	Repositories int64         `json:"repositories"` // that had nothing
 	Bytes        int64         `json:"bytes"`        // freed, of blobs and files
+	Database     int64         `json:"database"`     // freed, of the database's file
 	LongestLock  time.Duration `json:"longestLockNanoseconds"`
 }
 
@@ -151,6 +153,7 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 		{"uploads", c.sweepUploads},
 		{"files", c.sweepFiles},
 		{"journal", c.tidyJournal},
+		{"pages of the database", c.giveBack},
 	} {
 		c.report.Phase, c.batch = phase.name, 1
 		err = phase.run(ctx)
@@ -170,6 +173,9 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 	}
 	if c.opt.DryRun {
 		return err
+	}
+	if c.opt.Compact && c.report.Complete {
+		err = c.compact(ctx)
 	}
 	err = errors.Join(err, c.remember(ctx))
 	if folding := c.r.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {

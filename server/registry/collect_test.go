@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -502,4 +503,45 @@ func TestCollectKeepsWhatHeadFound(t *testing.T) {
 	}
 	f.put("a", "v1", image(f.blob("a", "config"), layer))
 	f.pull("a", "v1", "config", "layer")
+}
+
+// After much was removed the file of the database shrinks; writing it anew takes the rest.
+func TestCollectGivesPagesBack(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config")))
+	size := func() int64 {
+		info, err := os.Stat(f.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	for _, value := range []string{strings.Repeat("x", 5000), ""} {
+		err := f.db.Update(t.Context(), func(tx *db.Tx) error {
+			for i := range 2000 {
+				if err := tx.SetNote(fmt.Sprint("note ", i), value); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			err = f.db.Checkpoint(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := size()
+	r := f.collect(thorough)
+	if small := size(); small > large/2 || r.Database < large/2 {
+		t.Errorf("%d bytes before, %d after, %d reported", large, small, r.Database)
+	}
+	between, opt := size(), thorough
+	opt.Compact = true
+	if r := f.collect(opt); size() >= between || r.Database <= 0 {
+		t.Errorf("%d bytes before, %d after, %d reported", between, size(), r.Database)
+	}
+	f.wantWhole()
+	f.pull("a", "v1", "config")
 }

@@ -154,6 +154,11 @@ func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
 	return x.r.db.Collect(ctx, false, x.held(fn))
 }
 
+// spare is relaxed for what can be left undone: it gives up no reserve on a full disk.
+func (x *exclusive) spare(ctx context.Context, fn func(*db.Tx) error) error {
+	return x.r.db.Relaxed(ctx, x.held(fn))
+}
+
 func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {
 	return func(tx *db.Tx) error {
 		x.writes.Add(1)

@@ -78,6 +78,10 @@ func (c *collector) isBusy() bool { return time.Since(c.seen) < politeTime }
 
 // sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
+	return c.sweepWith(ctx, c.x.relaxed, fn)
+}
+
+func (c *collector) sweepWith(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, fn func(*db.Tx) error) error {
 	if err := c.enough(); err != nil {
 		return err
 	}
@@ -90,10 +94,10 @@ func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
 		}
 		return fn(tx)
 	}
-	err := c.x.relaxed(ctx, timed)
+	err := write(ctx, timed)
 	if errors.Is(err, db.ErrFull) && len(c.gone) > 0 { // the files that wait are room
 		if err = c.flush(ctx); err == nil {
-			err = c.x.relaxed(ctx, timed)
+			err = write(ctx, timed)
 		}
 	}
 	c.report.LongestLock = max(c.report.LongestLock, c.took)

@@ -399,3 +399,47 @@ func (c *collector) tidyJournal(ctx context.Context) error {
 	}
 	return nil
 }
+
+// giveBack makes the database's file shorter where it has many more free pages than will be used soon. It is the last thing
+// on a disk that was full: it writes to the log first, and what was removed has made room only then.
+func (c *collector) giveBack(ctx context.Context) error {
+	if c.opt.DryRun {
+		return nil
+	}
+	for spare := int64(1); spare > 0; {
+		n := min(int64(c.batch), spare)
+		err := c.sweepWith(ctx, c.x.spare, func(tx *db.Tx) error {
+			before, err := tx.Pages()
+			if err != nil || !before.GivesBack || before.Spare() == 0 {
+				spare = 0
+				return err
+			}
+			if err := tx.GiveBack(int(min(n, before.Spare()))); err != nil {
+				return err
+			}
+			after, err := tx.Pages()
+			spare = after.Spare()
+			if after.All >= before.All { // nothing more can be done
+				spare = 0
+			}
+			c.report.Database += before.Bytes() - after.Bytes()
+			return err
+		})
+		if errors.Is(err, db.ErrFull) {
+			c.r.log.Warn("the database keeps its free pages: there is no room to move pages", "err", err)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.adapt(int(n))
+	}
+	return nil
+}
+
+// compact writes the database anew.
+func (c *collector) compact(ctx context.Context) error {
+	before, after, err := c.r.db.Compact(ctx)
+	c.report.Database += before - after
+	return err
+}
