@@ -15,6 +15,8 @@ CREATE TABLE repositories (
     public     INTEGER NOT NULL DEFAULT 0  -- 1: whoever may read anything may read it
 ) STRICT;
 
+CREATE INDEX repositories_public ON repositories (name) WHERE public = 1;
+
 -- A blob that is stored: its row is written after its file is durable, and removed before its file is.
 CREATE TABLE blobs (
     id         INTEGER PRIMARY KEY,

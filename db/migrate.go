@@ -148,6 +148,7 @@ var steps = []string{`
 	) STRICT;
 	CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);`, `
 	CREATE INDEX uploads_by_owner ON uploads (owner);
+	CREATE INDEX repositories_public ON repositories (name) WHERE public = 1;
 	CREATE INDEX grants_by_repository ON grants (repository);
 	CREATE TABLE refresh_tokens (
 		id TEXT PRIMARY KEY,

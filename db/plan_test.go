@@ -123,13 +123,14 @@ func TestReferencesHaveIndexes(t *testing.T) {
 	}
 }
 
-// What was deleted is looked for among all that was deleted, in a write transaction.
+// What was deleted is looked for among all that was deleted, in a write transaction; what is public among all that is not.
 func TestUndoPlans(t *testing.T) {
 	d := openHere(t, filepath.Join(t.TempDir(), "reg.db"))
 	defer d.Close()
 	tx := &Tx{conn: <-d.readers}
 	defer func() { d.readers <- tx.conn }()
 	for want, run := range map[string]func(){
+		"SEARCH r USING COVERING INDEX repositories_public (name>?)":                                     func() { tx.PublicRepositories("a", 1) },
 		"SEARCH changes USING INDEX changes_by_time (repository=? AND at=?)":                             func() { tx.TagsLostAt("a", "sha256:"+digestOfNothing, d.now()) },
 		"SEARCH deleted_manifests USING INDEX deleted_manifests_by_subject (repository=? AND subject=?)": func() { tx.DeletedReferrers("a", "sha256:"+digestOfNothing) },
 	} {

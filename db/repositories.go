@@ -58,6 +58,14 @@ func (tx *Tx) Visibilities(last string, limit int) (list []Visibility, err error
 	return list, err
 }
 
+// PublicRepositories is Repositories for those that are public. It reads no others.
+func (tx *Tx) PublicRepositories(last string, limit int) ([]string, error) {
+	return tx.strings(`
+		SELECT name FROM repositories r
+		WHERE public = 1 AND name > ? AND EXISTS (SELECT 1 FROM manifests WHERE repository_id = r.id)
+		ORDER BY name LIMIT ?`, last, limit)
+}
+
 // BlobVisibility is a repository that has a blob.
 type BlobVisibility struct {
 	ID int64

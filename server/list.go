@@ -80,6 +80,11 @@ func (s *Server) repositories(w *recorder, r *http.Request, p registry.Page) ([]
 	if s.cfg.Auth == nil {
 		return s.registry.Repositories(r.Context(), p)
 	}
+	if s.cfg.Auth.ReadsOnlyPublic(w.caller) {
+		if list, more, ok, err := s.registry.PublicRepositories(r.Context(), p); ok {
+			return list, more, err
+		}
+	}
 	return s.registry.RepositoriesFor(r.Context(), p, s.cfg.Auth.MayRead(w.caller))
 }
 

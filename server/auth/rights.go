@@ -145,6 +145,11 @@ func (a *Authority) MayRead(c Caller) func(db.RepoName, bool) (bool, error) {
 	}
 }
 
+// ReadsOnlyPublic says whether MayRead says of a repository what its visibility says.
+func (a *Authority) ReadsOnlyPublic(c Caller) bool {
+	return c.standing == nil && a.anonymous && !c.bounded
+}
+
 // MayMount is MayRead for a bearer of a token for whom it has to name the repository, too.
 func (a *Authority) MayMount(c Caller) func(db.RepoName, bool) (bool, error) {
 	return func(repo db.RepoName, public bool) (bool, error) {

@@ -77,6 +77,19 @@ func (r *Registry) Repositories(ctx context.Context, p Page) (names []string, mo
 	return names, more, unknown(err, NameUnknown, nil)
 }
 
+// PublicRepositories is Repositories for those who may read only public ones, however many others there are. ok is false
+// if that is not known from the list, because what mirrors another registry is as public as that.
+func (r *Registry) PublicRepositories(ctx context.Context, p Page) (names []string, more, ok bool, err error) {
+	if r.mirrors != nil {
+		return nil, false, false, nil
+	}
+	err = r.db.Lookup(ctx, func(tx *db.Tx) error {
+		names, more, err = paged(p, tx.PublicRepositories)
+		return err
+	})
+	return names, more, true, unknown(err, NameUnknown, nil)
+}
+
 // RepositoriesFor is Repositories for somebody who may not see all of them.
 func (r *Registry) RepositoriesFor(ctx context.Context, p Page, mayRead func(repo RepoName, public bool) (bool, error)) (names []string, more bool, err error) {
 	return listFor(ctx, r, p, mayRead, func(_ *db.Tx, repo RepoName) (string, error) { return string(repo), nil })
