@@ -23,7 +23,7 @@ func (tx *Tx) CreateRefreshToken(t RefreshToken, expired time.Time, most int) er
 	if err != nil {
 		return err
 	}
-	if _, err := tx.run(`DELETE FROM refresh_tokens WHERE user_id = ? AND used_at < ?`, u.ID, micros(expired)); err != nil {
+	if _, err := tx.run(`DELETE FROM refresh_tokens WHERE user_id = ? AND (used_at < ? OR used_at > ?)`, u.ID, micros(expired), tx.ahead()); err != nil {
 		return err
 	}
 	if _, err := tx.run(`DELETE FROM refresh_tokens WHERE id IN (SELECT id FROM refresh_tokens WHERE user_id = ? ORDER BY used_at DESC, id LIMIT -1 OFFSET ?)`,
@@ -106,6 +106,9 @@ func (tx *Tx) AddLoginNetwork(userID int64, network string, most int) error {
 	if _, err := tx.run(`INSERT INTO login_networks (user_id, network, used_at) VALUES (?, ?, ?)
 		ON CONFLICT (user_id, network) DO UPDATE SET used_at = excluded.used_at`, userID, network, micros(tx.Now)); err != nil {
 		return err
+	}
+	if _, err := tx.run(`DELETE FROM login_networks WHERE user_id = ? AND used_at > ?`, userID, tx.ahead()); err != nil {
+		return err // they would be the last for long
 	}
 	_, err := tx.run(`DELETE FROM login_networks WHERE user_id = ? AND network IN
 		(SELECT network FROM login_networks WHERE user_id = ? ORDER BY used_at DESC, network LIMIT -1 OFFSET ?)`, userID, userID, most)

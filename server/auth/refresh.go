@@ -94,7 +94,7 @@ func clientName(text string) string {
 // family returns a family that has not ended. errToken.
 func (a *Authority) family(ctx context.Context, id string) (t db.RefreshToken, err error) {
 	err = a.db.Lookup(ctx, func(tx *db.Tx) (err error) { t, err = tx.RefreshToken(id); return err })
-	if errors.Is(err, db.ErrNotFound) || err == nil && !t.UsedAt.Add(familyLifetime).After(a.db.Now()) {
+	if errors.Is(err, db.ErrNotFound) || err == nil && db.Age(t.UsedAt, a.db.Now()) >= familyLifetime {
 		err = errToken
 	}
 	return t, err
@@ -135,7 +135,7 @@ func (a *Authority) useFamily(ctx context.Context, c Caller, id string) error {
 	if t.User != c.Name || t.APIToken != c.apiToken {
 		return errToken
 	}
-	if a.db.Now().Sub(t.UsedAt) < time.Minute {
+	if db.Age(t.UsedAt, a.db.Now()) < time.Minute {
 		return nil
 	}
 	if err := a.db.Relaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error { return tx.UsedRefreshToken(id) }); err != nil {

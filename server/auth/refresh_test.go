@@ -155,3 +155,24 @@ func TestRefreshTokenWithoutAFamily(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A family that was used while the clock was ahead does not go on until 90 days after that time.
+func TestFamilyAfterAWrongClock(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	token := w.refreshed(cheapPassword, "docker")
+	const wrong = 30 * 24 * time.Hour
+	w.sleep(wrong)
+	next, err := w.refresh(token)
+	w.must(err)
+	w.sleep(-wrong)
+	for _, token := range []string{token, next} {
+		if _, err := w.refresh(token); !isUnauthorized(err) {
+			t.Error("a family from the future goes on:", err)
+		}
+	}
+	w.refreshed(cheapPassword, "docker")
+	if list := w.families("alice"); len(list) != 1 {
+		t.Errorf("it is kept: %v", list)
+	}
+}
