@@ -18,7 +18,7 @@ const (
 	// tries is how often in a row a fetch goes on although the last time brought nothing.
 	tries = 5
 	// enough is how many bytes a connection brings before it breaks for the next to be opened without a pause.
-	enough = 1 << 20
+	enough = 64 << 10
 )
 
 // fills are the blobs that are being fetched.

@@ -104,7 +104,7 @@ func (u *upstream) mayAsk(cfg Config, who Client, n need) error {
 	case n == again && now.Before(u.slow):
 		return errors.New("the upstream did not answer a moment ago")
 	}
-	for _, p := range []pause{u.pause, u.busy[who.User], a.pause} {
+	for _, p := range []pause{u.pauses[who.User], a.pause} {
 		if err := p.reason(now); err != nil {
 			return err
 		}

@@ -20,8 +20,7 @@ type upstream struct {
 	figures   Figures
 	accounts  map[Client]*account
 	anonymous *rate.Limiter  // of what those ask for who have not logged in
-	pause     pause          // for all clients
-	busy      map[bool]pause // for those who have logged in, and for those who have not
+	pauses    map[bool]pause // for those who have logged in, and for those who have not
 	slow      time.Time      // until then it is not asked for what is here
 	refusals  int            // of the credentials, in a row
 }
@@ -41,7 +40,7 @@ var (
 
 func newUpstream(up Upstream, cfg Config) *upstream {
 	u := &upstream{Upstream: up, figures: Figures{Upstream: up.Name, Requests: map[string]int64{}}, room: make(chan struct{}, atOnce),
-		accounts: map[Client]*account{}, anonymous: newLimiter(mostAnonymous, anonymousEvery), busy: map[bool]pause{}}
+		accounts: map[Client]*account{}, anonymous: newLimiter(mostAnonymous, anonymousEvery), pauses: map[bool]pause{}}
 	u.remote = NewRemote(up, cfg.Stall, func(result string) {
 		u.mu.Lock()
 		defer u.mu.Unlock()
@@ -96,7 +95,8 @@ func (u *upstream) heard(cfg Config, who Client, n need, err error) {
 		u.leaveAlone(who, pause{now.Add(b.After), b}, now)
 	case errors.Is(err, ErrCredentials):
 		wait := min(refusedFor<<min(u.refusals, 10), longestRefused)
-		u.pause, u.refusals = pause{now.Add(wait), err}, u.refusals+1
+		u.leaveAlone(who, pause{now.Add(wait), err}, now) // some answer like this what they do not have
+		u.refusals++
 	default:
 		u.slow = now.Add(slowFor)
 	}
@@ -105,7 +105,7 @@ func (u *upstream) heard(cfg Config, who Client, n need, err error) {
 func (u *upstream) leaveAlone(who Client, p pause, now time.Time) {
 	for other, a := range u.accounts {
 		if other != who && other.User == who.User && a.pause.reason(now) != nil {
-			u.busy[who.User] = p
+			u.pauses[who.User] = p
 		}
 	}
 	u.accountOf(who, now).pause = p
