@@ -276,7 +276,7 @@ func TestMirrorIsNoAmplifier(t *testing.T) {
 		}
 		o.good.ServeHTTP(w, r)
 	})
-	m := newMirror(t, o, "", behindProxy)
+	m := newMirror(t, o, "", patiently, behindProxy)
 	var refused atomic.Int64
 	group := errgroup.Group{}
 	for i := range 300 {
