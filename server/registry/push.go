@@ -105,12 +105,12 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id i
 		return 0, err
 	}
 	h := holder{tx: tx, m: m}
-	for _, b := range doc.blobs {
+	for _, b := range distinct(doc.blobs) {
 		if err := h.hold(b, sparse == SparseAll || b.optional, tx.HoldBlob); err != nil {
 			return 0, err
 		}
 	}
-	for _, c := range doc.children {
+	for _, c := range distinct(doc.children) {
 		if err := h.hold(c, sparse != SparseNone, tx.HoldChild, tx.HoldBlob); err != nil {
 			return 0, err
 		}
@@ -126,6 +126,20 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id i
 		return 0, err
 	}
 	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: doc.artifactType, Descriptor: string(desc)})
+}
+
+// distinct leaves out references that say nothing new: others wait for the transaction that asks for each of them.
+func distinct(list []reference) []reference {
+	seen, different := make(map[reference]bool, len(list)), make([]reference, 0, len(list))
+	for _, ref := range list {
+		key := ref
+		key.mediaType = "" // of the same bytes
+		if !seen[key] {
+			seen[key] = true
+			different = append(different, ref)
+		}
+	}
+	return different
 }
 
 // holder makes a manifest hold what it refers to, and collects what the client has to send first.
