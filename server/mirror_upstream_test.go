@@ -263,17 +263,24 @@ func behindProxy(_ *mirror.Config, sc *server.Config) {
 	sc.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 }
 
+// load counts the requests that are under way, and how many were at most.
+type load struct{ now, most atomic.Int64 }
+
+func (l *load) add() (done func()) {
+	n := l.now.Add(1)
+	for most := l.most.Load(); n > most && !l.most.CompareAndSwap(most, n); most = l.most.Load() {
+	}
+	return func() { l.now.Add(-1) }
+}
+
 // TestMirrorIsNoAmplifier sees that a client that asks for what is not there has only so much of it asked, and little of it
 // at a time, and that this costs the others nothing.
 func TestMirrorIsNoAmplifier(t *testing.T) {
 	o := newOrigin(t)
 	image := o.image("a", "v1", "layer")
-	var now, most atomic.Int64
+	var load load
 	o.turn(func(w http.ResponseWriter, r *http.Request) {
-		n := now.Add(1)
-		defer now.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-		}
+		defer load.add()()
 		o.good.ServeHTTP(w, r)
 	})
 	m := newMirror(t, o, "", patiently, behindProxy)
@@ -297,8 +304,8 @@ func TestMirrorIsNoAmplifier(t *testing.T) {
 	if asked := o.requests(); len(asked) > 80 || len(asked) < 50 {
 		t.Errorf("asked %d times", len(asked))
 	}
-	if most.Load() > 8 || refused.Load() < 200 {
-		t.Errorf("%d at once, %d refused", most.Load(), refused.Load())
+	if load.most.Load() > 8 || refused.Load() < 200 {
+		t.Errorf("%d at once, %d refused", load.most.Load(), refused.Load())
 	}
 	// Another client is served, and the same one gets what is here, and later more.
 	if a := m.from("192.0.2.2", "GET", "/v2/up.example/a/manifests/v1"); a.body != image {
@@ -349,6 +356,41 @@ func TestMirrorAsksOnce(t *testing.T) {
 		if asked := o.requests(); len(asked) > 2 || len(asked) == 2 && asked[0] == asked[1] {
 			t.Errorf("%s: asked %q", c.path, asked)
 		}
+	}
+}
+
+// TestMirrorFewLists sees that few lists are read at a time, however many clients want one, since any may be long, and that
+// pulls do not wait for them.
+func TestMirrorFewLists(t *testing.T) {
+	o := newOrigin(t)
+	image := o.image("a", "v1", "layer")
+	m := newMirror(t, o, "", patiently, behindProxy)
+	var load load
+	gate := make(chan struct{})
+	o.instead("GET", "/tags/list", func(w http.ResponseWriter, r *http.Request) {
+		defer load.add()()
+		<-gate
+		io.WriteString(w, `{"tags":["v1"]}`)
+	})
+	group := errgroup.Group{}
+	for i := range 20 {
+		group.Go(func() error {
+			if a := m.from(fmt.Sprintf("192.0.2.%d", i), "GET", fmt.Sprintf("/v2/up.example/repo%d/tags/list", i)); !strings.Contains(a.body, "v1") {
+				t.Error(a.Status, a.body)
+			}
+			return nil
+		})
+	}
+	for load.now.Load() < 2 {
+		runtime.Gosched()
+	}
+	if a := m.from("192.0.2.1", "GET", "/v2/up.example/a/manifests/v1"); a.body != image {
+		t.Error(a.Status)
+	}
+	close(gate)
+	group.Wait()
+	if load.most.Load() != 2 || len(o.requests()) != 21 {
+		t.Errorf("%d at once", load.most.Load())
 	}
 }
 

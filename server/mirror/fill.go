@@ -82,7 +82,7 @@ func (m *Mirror) StatBlob(ctx context.Context, who Client, repo registry.RepoNam
 	if size, ok := m.sizes.get(key, m.cfg.Now(), unknownFor); ok {
 		return size, nil
 	}
-	q, err := m.question(ctx, up, who, news, key, fetchTimeout, func(ctx context.Context, q *question) (err error) {
+	q, err := m.put(ctx, &question{up: up, who: who, need: news, key: key, room: up.room, limit: fetchTimeout, ask: func(ctx context.Context, q *question) (err error) {
 		q.size, err = up.remote.BlobSize(ctx, name, d)
 		switch {
 		case err == nil && q.size >= 0:
@@ -93,7 +93,7 @@ func (m *Mirror) StatBlob(ctx context.Context, who Client, repo registry.RepoNam
 			m.unknown.add(blobKey(repo, d), 0, m.cfg.Now())
 		}
 		return err
-	})
+	}})
 	if err == nil {
 		err = q.wait(ctx)
 	}
@@ -137,7 +137,7 @@ func (m *Mirror) fill(ctx context.Context, up *upstream, who Client, repo regist
 		source := &source{ctx: m.ctx, up: up, digest: d, sleep: m.cfg.Sleep}
 		defer source.close()
 		_, source.repo = m.of(repo)
-		f.err = up.inTurn(m.ctx, func() (err error) { f.filling, err = m.start(source, repo, d); return err })
+		f.err = inTurn(m.ctx, up.room, func() (err error) { f.filling, err = m.start(source, repo, d); return err })
 		leave()
 		if f.err != nil {
 			m.fills.end(key)

@@ -73,12 +73,12 @@ func (m *Mirror) list(ctx context.Context, who Client, repo registry.RepoName, k
 	up, name := m.of(repo)
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	q, err := m.question(ctx, up, who, again, key, longList, func(ctx context.Context, q *question) (err error) {
+	q, err := m.put(ctx, &question{up: up, who: who, need: again, key: key, room: up.lists, limit: longList, ask: func(ctx context.Context, q *question) (err error) {
 		if q.list, err = read(ctx, up.remote, name); err == nil {
 			m.lists.add(key, q.list, m.cfg.Now())
 		}
 		return err
-	})
+	}})
 	if err == nil {
 		err = q.wait(ctx)
 	}

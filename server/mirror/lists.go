@@ -23,7 +23,7 @@ import (
 const (
 	listPage = 1000
 	maxPages = 1000     // of a list
-	maxNames = 64 << 20 // bytes of names in a list
+	maxNames = 32 << 20 // bytes of names in a list
 	nameCost = 16       // bytes that a name takes beside its own
 )
 

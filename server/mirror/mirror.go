@@ -256,9 +256,8 @@ func (m *Mirror) ask(ctx context.Context, up *upstream, who Client, repo registr
 		defer cancel()
 		patience, n = within, again
 	}
-	q, err := m.question(patience, up, who, n, string(repo)+" "+ref.String(), fetchTimeout, func(ctx context.Context, _ *question) error {
-		return m.fetchManifest(ctx, up, repo, ref)
-	})
+	q, err := m.put(patience, &question{up: up, who: who, need: n, key: string(repo) + " " + ref.String(), room: up.room, limit: fetchTimeout,
+		ask: func(ctx context.Context, _ *question) error { return m.fetchManifest(ctx, up, repo, ref) }})
 	if err == nil {
 		err = q.wait(patience)
 	}

@@ -17,6 +17,8 @@ const (
 	atOnce = 32
 	// atOnceOfOne is how many of them may be those of one client.
 	atOnceOfOne = 8
+	// listsAtOnce is how many lists are read at a time, beside these: they may be long.
+	listsAtOnce = 2
 	// A client may ask for this many things that the upstream does not have, and one more each time so long. What the
 	// upstream has costs nothing.
 	mostMisses, missEvery = 60, time.Second
@@ -151,11 +153,11 @@ func (u *upstream) enter(ctx context.Context, cfg Config, who Client, n need) (l
 	return func() { <-room }, nil
 }
 
-// inTurn waits until the upstream is asked little enough, and asks.
-func (u *upstream) inTurn(ctx context.Context, ask func() error) error {
+// inTurn asks when there is room.
+func inTurn(ctx context.Context, room chan struct{}, ask func() error) error {
 	select {
-	case u.room <- struct{}{}:
-		defer func() { <-u.room }()
+	case room <- struct{}{}:
+		defer func() { <-room }()
 		return ask()
 	case <-ctx.Done():
 		return ctx.Err()
@@ -168,70 +170,86 @@ type questions struct {
 	running map[string]*question
 }
 
-// question is one of them. Its answer is there when done is closed.
+// question is one of them. The answer is there when done is closed.
 type question struct {
+	up    *upstream
+	who   Client
+	need  need
+	key   string
+	room  chan struct{} // in which it is asked
+	limit time.Duration // for asking
+	ask   func(context.Context, *question) error
+
 	done chan struct{}
 	err  error
 	list []string
 	size int64
 }
 
-// join returns a question that is under way. mine says that it is a new one, which the caller ends.
-func (qs *questions) join(key string, begin bool) (q *question, mine bool) {
+// find returns a question that is under way, nil if there is none.
+func (qs *questions) find(key string) *question {
 	qs.Lock()
 	defer qs.Unlock()
-	if q := qs.running[key]; q != nil || !begin {
-		return q, false
+	return qs.running[key]
+}
+
+// join returns the question that is under way. mine says that it is this one, which the caller ends.
+func (qs *questions) join(q *question) (running *question, mine bool) {
+	qs.Lock()
+	defer qs.Unlock()
+	if running := qs.running[q.key]; running != nil {
+		return running, false
 	}
-	q = &question{done: make(chan struct{})}
 	if qs.running == nil {
 		qs.running = map[string]*question{}
 	}
-	qs.running[key] = q
+	q.done = make(chan struct{})
+	qs.running[q.key] = q
 	return q, true
 }
 
-func (qs *questions) end(key string, q *question) {
+func (qs *questions) end(q *question) {
 	qs.Lock()
 	defer qs.Unlock()
-	delete(qs.running, key)
+	delete(qs.running, q.key)
 	close(q.done)
 }
 
-// question joins a question that is under way, or has a goroutine ask it, within limit, when the client may. It returns at
-// once if what is asked for is known not to be there, or the upstream may not be asked.
-func (m *Mirror) question(ctx context.Context, up *upstream, who Client, n need, key string, limit time.Duration, ask func(context.Context, *question) error) (*question, error) {
-	if q, _ := m.questions.join(key, false); q != nil {
-		return q, nil
+// put joins a question that is under way, or has a goroutine ask it when the client may. It returns at once if what is
+// asked for is known not to be there, or the upstream may not be asked.
+func (m *Mirror) put(ctx context.Context, q *question) (*question, error) {
+	if running := m.questions.find(q.key); running != nil {
+		return running, nil
 	}
-	if m.unknown.has(key, m.cfg.Now(), unknownFor) {
+	if m.unknown.has(q.key, m.cfg.Now(), unknownFor) {
 		return nil, ErrUnknown
 	}
-	leave, err := up.enter(ctx, m.cfg, who, n)
+	leave, err := q.up.enter(ctx, m.cfg, q.who, q.need)
 	if err != nil {
 		return nil, err
 	}
-	q, mine := m.questions.join(key, true)
-	if !mine {
+	running, mine := m.questions.join(q)
+	switch {
+	case !mine:
 		leave()
-		return q, nil
-	}
-	if !m.begin() {
+	case !m.begin():
 		leave()
 		q.err = errClosed
-		m.questions.end(key, q)
-		return q, nil
+		m.questions.end(q)
+	default:
+		go m.answer(q, leave)
 	}
-	go func() {
-		defer m.working.Done()
-		defer leave()
-		defer m.questions.end(key, q)
-		ctx, cancel := context.WithTimeout(m.ctx, limit)
-		defer cancel()
-		q.err = up.inTurn(ctx, func() error { return ask(ctx, q) })
-		m.learn(up, who, n, key, q.err)
-	}()
-	return q, nil
+	return running, nil
+}
+
+func (m *Mirror) answer(q *question, leave func()) {
+	defer m.working.Done()
+	defer leave()
+	defer m.questions.end(q)
+	ctx, cancel := context.WithTimeout(m.ctx, q.limit)
+	defer cancel()
+	q.err = inTurn(ctx, q.room, func() error { return q.ask(ctx, q) })
+	m.learn(q.up, q.who, q.need, q.key, q.err)
 }
 
 // learn remembers how asking an upstream for a client ended.

@@ -16,6 +16,7 @@ type upstream struct {
 	remote *Remote
 
 	room      chan struct{} // as many questions as are under way
+	lists     chan struct{} // as many lists as are read
 	mu        sync.Mutex
 	figures   Figures
 	accounts  map[Client]*account
@@ -39,7 +40,7 @@ var (
 )
 
 func newUpstream(up Upstream, cfg Config) *upstream {
-	u := &upstream{Upstream: up, figures: Figures{Upstream: up.Name, Requests: map[string]int64{}}, room: make(chan struct{}, atOnce),
+	u := &upstream{Upstream: up, figures: Figures{Upstream: up.Name, Requests: map[string]int64{}}, room: make(chan struct{}, atOnce), lists: make(chan struct{}, listsAtOnce),
 		accounts: map[Client]*account{}, anonymous: newLimiter(mostAnonymous, anonymousEvery), pauses: map[bool]pause{}}
 	u.remote = NewRemote(up, cfg.Stall, func(result string) {
 		u.mu.Lock()
