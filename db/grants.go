@@ -13,14 +13,8 @@ type Grant struct {
 	CreatedAt  time.Time
 }
 
-// SetGrant writes a grant in place of the one its grantee has for the same glob. ErrNotFound if it is for a user that
-// does not exist.
+// SetGrant writes a grant in place of the one its grantee has for the same glob.
 func (tx *Tx) SetGrant(g Grant) error {
-	if g.Grantee[0] != '@' {
-		if _, err := tx.User(g.Grantee); err != nil {
-			return err
-		}
-	}
 	_, err := tx.run(`INSERT INTO grants (grantee, repository, actions, created_at) VALUES (?, ?, ?, ?)
 		ON CONFLICT (grantee, repository) DO UPDATE SET actions = excluded.actions`, g.Grantee, g.Repository, g.Actions, micros(tx.Now))
 	return tx.policyChanged(err, PolicyKey{PolicyGrant, g.Grantee, g.Repository})
@@ -53,6 +47,17 @@ func (tx *Tx) GrantsTo(grantee string) ([]Grant, error) {
 const inNamespace = `(repository = ? OR repository > ? AND repository < ?)`
 
 func namespace(name string) []any { return []any{name, name + "/", name + "0"} } // 0 follows / in ASCII
+
+// AllGrants calls fn for each grant, until it returns an error.
+func (tx *Tx) AllGrants(fn func(Grant) error) error {
+	return tx.rows(`SELECT grantee, repository, actions FROM grants`, nil, func(r *sql.Rows) error {
+		var g Grant
+		if err := r.Scan(&g.Grantee, &g.Repository, &g.Actions); err != nil {
+			return err
+		}
+		return fn(g)
+	})
+}
 
 // CountGrantsIn counts the grants in the namespace of a user, 0 if there is no such user.
 func (tx *Tx) CountGrantsIn(user string) (n int, err error) {

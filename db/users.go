@@ -115,7 +115,8 @@ func (tx *Tx) LoggedIn(id int64) error {
 	return err
 }
 
-// DeleteUser removes a user with his tokens, his grants and his places in groups. His repositories stay. ErrNotFound.
+// DeleteUser removes a user with their tokens, the grants to them and in their namespace, and their places in groups. Their
+// repositories stay. ErrNotFound.
 func (tx *Tx) DeleteUser(u User) error {
 	gone, err := tx.policyOfUser(u)
 	if err != nil {
@@ -131,6 +132,9 @@ func (tx *Tx) DeleteUser(u User) error {
 	if _, err := tx.run(`DELETE FROM grants WHERE grantee = ?`, u.Name); err != nil {
 		return err
 	}
+	if _, err := tx.run(`DELETE FROM grants WHERE `+inNamespace, namespace(u.Name)...); err != nil {
+		return err
+	}
 	n, err := tx.run(`DELETE FROM users WHERE id = ?`, u.ID)
 	if err == nil && n == 0 {
 		return ErrNotFound
@@ -138,11 +142,17 @@ func (tx *Tx) DeleteUser(u User) error {
 	return tx.policyChanged(err, gone...)
 }
 
-// HasNamespace says whether there are repositories in the namespace of a name: it, or what begins with it and a slash.
+// HasNamespace says whether there is, or was, anything in the namespace of a name: repositories, what can be undeleted,
+// history, or uploads under way.
 func (tx *Tx) HasNamespace(name string) (exists bool, err error) {
-	err = tx.row(`SELECT EXISTS (SELECT 1 FROM repositories WHERE name = ? OR name > ? AND name < ?)`,
-		[]any{name, name + "/", name + "0"}, &exists) // 0 follows / in ASCII
-	return exists, err
+	in := func(column string) string { return `(` + column + ` = ? OR ` + column + ` > ? AND ` + column + ` < ?)` }
+	for table, column := range map[string]string{"repositories": "name", "deleted_manifests": "repository", "changes": "repository", "uploads": "repository"} {
+		err := tx.row(`SELECT EXISTS (SELECT 1 FROM `+table+` WHERE `+in(column)+`)`, namespace(name), &exists)
+		if err != nil || exists {
+			return exists, err
+		}
+	}
+	return false, nil
 }
 
 // APIToken is a password for a program.

@@ -26,13 +26,18 @@ func (s *Server) authorize(w *recorder, r *http.Request) error {
 	}
 	w.caller = caller
 	w.registry = s.registry.As(registry.Actor{User: caller.Name, Address: auth.AddressText(address)})
+	return s.permit(w, r)
+}
+
+// permit says whether the caller may use the route, with the errors of authorize.
+func (s *Server) permit(w *recorder, r *http.Request) error {
 	may, err := s.mayUse(w, r)
 	switch {
 	case err != nil:
 		return err
 	case may:
 		return nil
-	case !caller.LoggedIn || caller.Name == "" || caller.FromToken(w.target.repo, w.route.access.actions()):
+	case !w.caller.LoggedIn || w.caller.Name == "" || w.caller.FromToken(w.target.repo, w.route.access.actions()):
 		return s.challenge(w, r, registry.Unauthorized.With(nil))
 	case w.route.access.writes():
 		return registry.Denied.With(nil)
@@ -51,7 +56,7 @@ func (s *Server) mayUse(w *recorder, r *http.Request) (may bool, err error) {
 		if may, err = s.may(r, w.caller, w.target.repo, auth.Push); may || err != nil {
 			return may, err
 		}
-		w.keepTags = true
+		w.keepTags = true // also when it is asked again, and was not so before
 		return s.may(r, w.caller, w.target.repo, auth.Create)
 	case accessPull, accessDelete:
 		return s.may(r, w.caller, w.target.repo, w.route.access.actions())

@@ -68,20 +68,40 @@ func (s *Server) manageAs(w *recorder, r *http.Request, route *admin.Route, targ
 	w.caller = caller
 	by := registry.Actor{User: caller.Name, Address: auth.AddressText(address)}
 	w.registry = s.registry.As(by)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, admin.MaxBody))
+	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return &registry.Error{Code: registry.RequestInvalid, Detail: "want a body of at most 64 KiB", Err: err}
+		return registry.RequestInvalid.With("the query is malformed")
 	}
-	answer, err := route.Do(r.Context(), admin.Call{Target: target, Auth: s.cfg.Auth, Registry: w.registry,
-		Caller: caller, By: by, Query: r.URL.Query(), Body: body})
+	call := admin.Call{Target: target, Auth: s.cfg.Auth, Registry: w.registry, Caller: caller, By: by, Query: query}
+	answer, err := s.doAs(w, r, route, call)
 	refused := registry.Denied.Is(err) || registry.NameUnknown.Is(err)
 	if refused && (!caller.LoggedIn || caller.Name == "" || caller.FromNarrowToken()) {
 		return s.challengeFor(w, r, route.Access.Scope(), registry.Unauthorized.With(nil))
+	}
+	if registry.Unauthorized.Is(err) {
+		return s.challengeFor(w, r, route.Access.Scope(), err)
 	}
 	if err != nil {
 		return err
 	}
 	return writeAnswer(w, r, answer)
+}
+
+// doAs reads the body of a call whose sender may make it, and makes it if they may still do so then.
+func (s *Server) doAs(w *recorder, r *http.Request, route *admin.Route, call admin.Call) (admin.Answer, error) {
+	if err := route.Check(r.Context(), call); err != nil {
+		return admin.Answer{}, err
+	}
+	limitTime(r.Body, s.cfg.BodyIdleTimeout)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, admin.MaxBody))
+	if err != nil {
+		return admin.Answer{}, &registry.Error{Code: registry.RequestInvalid, Detail: "want a body of at most 64 KiB", Err: err}
+	}
+	call.Body = body
+	if call.Caller, err = s.cfg.Auth.Again(r.Context(), call.Caller); err != nil {
+		return admin.Answer{}, err
+	}
+	return route.Do(r.Context(), call)
 }
 
 func writeAnswer(w *recorder, r *http.Request, a admin.Answer) error {

@@ -136,13 +136,12 @@ func (b *idleBody) extend() {
 	}
 }
 
-// limitTime gives a request's body the idle time for the whole of it. It is for small ones, which come at once from an honest
+// limitTime gives a request's body one deadline for the whole of it. It is for small ones, which come at once from an honest
 // client.
-func limitTime(r *http.Request) {
-	if b, ok := r.Body.(*idleBody); ok {
-		b.deadline = time.Time{}
-		b.extend()
-		b.total = true
+func limitTime(body io.Reader, total time.Duration) {
+	if b, ok := body.(*idleBody); ok {
+		b.total, b.deadline = true, time.Now().Add(total)
+		b.control.SetReadDeadline(b.deadline)
 	}
 }
 

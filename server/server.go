@@ -245,7 +245,7 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 	if w.mirrored && w.route.access == accessPush {
 		return s.cfg.Mirror.Refuse(w.target.repo)
 	}
-	return w.route.handler(s, w, r, w.target)
+	return s.handle(w, r)
 }
 
 // refuseMethod returns the error for a method that the endpoint does not have, or not now. The answer lists those it has

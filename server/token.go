@@ -33,7 +33,7 @@ func (s *Server) getToken(w *recorder, r *http.Request) error {
 // postToken is getToken in the form of OAuth 2.0 (distribution, "Docker Registry v2 authentication using OAuth2"; RFC 6749
 // sections 4.3 and 6).
 func (s *Server) postToken(w *recorder, r *http.Request) error {
-	f, scopes, err := readTokenForm(w, r)
+	f, scopes, err := readTokenForm(w, r, s.cfg.BodyIdleTimeout)
 	if err != nil {
 		return err
 	}
@@ -57,8 +57,8 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 
 // readTokenForm returns the fields of a request's form, and the scopes, which may be in the query as well. A body of
 // another type is refused: what it asks for would be ignored.
-func readTokenForm(w http.ResponseWriter, r *http.Request) (f url.Values, scopes []string, err error) {
-	limitTime(r)
+func readTokenForm(w http.ResponseWriter, r *http.Request, idle time.Duration) (f url.Values, scopes []string, err error) {
+	limitTime(r.Body, idle)
 	r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
 	wrong := registry.RequestInvalid.With("want a form of at most 64 KiB (application/x-www-form-urlencoded)")
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -49,11 +50,14 @@ func found(body any) Answer { return Answer{Status: http.StatusOK, Body: body} }
 // Do answers a call, if the caller may make it. Errors are rows of the table: Denied if he may not, NameUnknown if he may
 // not read the repository that it is about, which is also what he is told if there is none.
 func (r *Route) Do(ctx context.Context, c Call) (Answer, error) {
-	if err := r.Access.check(ctx, c); err != nil {
+	if err := r.Check(ctx, c); err != nil {
 		return Answer{}, err
 	}
 	return r.handler(ctx, c)
 }
+
+// Check returns the error of Do for a caller who may not make the call, whose body it does not look at.
+func (r *Route) Check(ctx context.Context, c Call) error { return r.Access.check(ctx, c) }
 
 // reading makes a handler of one that wants the body as a T.
 func reading[T any](handle func(context.Context, Call, T) (Answer, error)) handler {
@@ -71,8 +75,11 @@ func naming[T any](handle func(context.Context, Call, T) (Answer, error)) handle
 	return func(ctx context.Context, c Call) (Answer, error) {
 		if len(c.Body) == 0 {
 			words := map[string]string{}
-			for key := range c.Query {
-				words[key] = c.Query.Get(key)
+			for key, values := range c.Query {
+				if len(values) > 1 {
+					return Answer{}, registry.RequestInvalid.With(key + " is there twice")
+				}
+				words[key] = values[0]
 			}
 			c.Body, _ = json.Marshal(words)
 		}
@@ -86,6 +93,9 @@ func decode[T any](body []byte) (in T, err error) {
 	if text := bytes.TrimLeft(body, " \t\r\n"); len(text) == 0 || text[0] != '{' || !utf8.Valid(body) {
 		return none, registry.RequestInvalid.With("want a JSON object in UTF-8")
 	}
+	if err := checkMembers(body, reflect.TypeFor[T]()); err != nil {
+		return none, registry.RequestInvalid.With(err.Error())
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err = d.Decode(&in); err == nil {
@@ -97,10 +107,45 @@ func decode[T any](body []byte) (in T, err error) {
 		err = fmt.Errorf("%s cannot be a %s", wrong.Field, wrong.Value)
 	}
 	if err != nil {
-		return none, registry.RequestInvalid.With(strings.TrimPrefix(err.Error(), "json: "))
+		return none, registry.RequestInvalid.With(trimmed(err).Error())
 	}
 	return in, nil
 }
+
+// checkMembers returns an error if an object has a member twice, or in another case than T's field: a proxy in front would
+// read another value than json does.
+func checkMembers(body []byte, t reflect.Type) error {
+	fields := map[string]bool{}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		fields[name] = true
+	}
+	seen := map[string]bool{}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if _, err := d.Token(); err != nil {
+		return err
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return trimmed(err)
+		}
+		name, _ := key.(string)
+		switch {
+		case seen[name]:
+			return fmt.Errorf("%.40q is there twice", name)
+		case !fields[name]:
+			return fmt.Errorf("unknown field %.40q", name)
+		}
+		seen[name] = true
+		if err := d.Decode(new(json.RawMessage)); err != nil {
+			return trimmed(err)
+		}
+	}
+	return nil
+}
+
+func trimmed(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "json: ")) }
 
 // required returns what a field has that must be there. RequestInvalid.
 func required[T any](value *T, name string) (T, error) {

@@ -41,7 +41,11 @@ func putGrant(ctx context.Context, c Call, in struct {
 	if err != nil {
 		return Answer{}, registry.RequestInvalid.With(err.Error())
 	}
-	return done(), c.Auth.SetGrant(ctx, c.By, in.Grantee, auth.Rule{Actions: actions, Repository: in.Repository})
+	set := c.Auth.OfferGrant
+	if c.Caller.IsAdmin() {
+		set = c.Auth.SetGrant
+	}
+	return done(), set(ctx, c.By, in.Grantee, auth.Rule{Actions: actions, Repository: in.Repository})
 }
 
 func deleteGrant(ctx context.Context, c Call, in grantee) (Answer, error) {

@@ -35,7 +35,7 @@ func TestWordsAreReserved(t *testing.T) {
 	for _, r := range routes {
 		for i, word := range strings.Split(r.Pattern, "/") {
 			if i == 0 && word[0] != '<' || word == "visibility" {
-				err := (&auth.Authority{}).CreateUser(t.Context(), registry.Actor{}, word, "password", false, true)
+				err := (&auth.Authority{}).CreateUser(t.Context(), registry.Actor{}, word, "passphrase", false, true)
 				if !registry.RequestInvalid.Is(err) {
 					t.Errorf("%s: a user may be called %s: %v", r.Pattern, word, err)
 				}

@@ -31,6 +31,9 @@ func postUser(ctx context.Context, c Call, in newUser) (Answer, error) {
 		return Answer{}, registry.RequestInvalid.With("name and username are the same: one is enough")
 	}
 	name := in.Name + in.Username
+	if !c.Caller.IsAdmin() && c.Registry.HasUploads(name) {
+		return Answer{}, registry.Taken.With(name)
+	}
 	if err := c.Auth.CreateUser(ctx, c.By, name, in.Password, in.Admin, c.Caller.IsAdmin()); err != nil {
 		return Answer{}, err
 	}

@@ -45,7 +45,7 @@ func TestOnlyAdminStays(t *testing.T) {
 	a := auth.New(auth.Config{DB: dbtest.Open(t)})
 	ctx, by := t.Context(), registry.Actor{User: "somebody"}
 	for name, admin := range map[string]bool{"ann": true, "bob": false} {
-		if err := a.CreateUser(ctx, by, name, "password", admin, true); err != nil {
+		if err := a.CreateUser(ctx, by, name, "passphrase", admin, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +64,7 @@ func TestOnlyAdminStays(t *testing.T) {
 	if err := a.DeleteUser(ctx, by, "bob"); err != nil {
 		t.Error(err)
 	}
-	if err := a.CreateUser(ctx, by, "cid", "password", true, true); err != nil {
+	if err := a.CreateUser(ctx, by, "cid", "passphrase", true, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.SetDisabled(ctx, by, "cid", true); err != nil {
@@ -81,7 +81,7 @@ func TestOnlyAdminStays(t *testing.T) {
 func TestTokenNames(t *testing.T) {
 	a := auth.New(auth.Config{DB: dbtest.Open(t)})
 	ctx, by := t.Context(), registry.Actor{}
-	if err := a.CreateUser(ctx, by, "ann", "password", false, true); err != nil {
+	if err := a.CreateUser(ctx, by, "ann", "passphrase", false, true); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"", ".", "..", "a/b", "a\n", "\x7f", "\xff"} {
@@ -99,21 +99,21 @@ func TestRegistrationIsThrottled(t *testing.T) {
 	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	a := auth.New(auth.Config{DB: dbtest.OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), func() time.Time { return noon })})
 	ctx, by := t.Context(), registry.Actor{Address: "192.0.2.1"}
-	if err := a.CreateUser(ctx, by, "ann", "password", false, false); err != nil {
+	if err := a.CreateUser(ctx, by, "ann", "passphrase", false, false); err != nil {
 		t.Fatal(err)
 	}
 	for range 29 {
-		if err := a.CreateUser(ctx, by, "ann", "password", false, false); !registry.Taken.Is(err) {
+		if err := a.CreateUser(ctx, by, "ann", "passphrase", false, false); !registry.Taken.Is(err) {
 			t.Fatal(err)
 		}
 	}
-	if err := a.CreateUser(ctx, by, "ann", "password", false, false); !registry.TooManyRequests.Is(err) {
+	if err := a.CreateUser(ctx, by, "ann", "passphrase", false, false); !registry.TooManyRequests.Is(err) {
 		t.Error(err)
 	}
-	if err := a.CreateUser(ctx, by, "bob", "password", false, false); err != nil {
+	if err := a.CreateUser(ctx, by, "bob", "passphrase", false, false); err != nil {
 		t.Error(err)
 	}
-	if err := a.CreateUser(ctx, by, "ann", "password", false, true); !registry.Taken.Is(err) {
+	if err := a.CreateUser(ctx, by, "ann", "passphrase", false, true); !registry.Taken.Is(err) {
 		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -29,6 +30,25 @@ const (
 	maxBcrypt   = 72   // bytes; what is behind them bcrypt does not see
 )
 
+// common are passwords that guessers try first, without what they put around them: digits, signs and other cases.
+var common = []string{"password", "passwort", "passw0rd", "qwerty", "qwertyui", "qwertyuiop", "asdfghjk", "letmein", "welcome", "iloveyou", "sunshine", "princess", "football", "baseball",
+	"superman", "trustno", "changeme", "changeit", "default", "secret", "harbor", "registry", "docker", "admin", "administrator", "root", "test", "testtest", "abc", "abcd", "abcdefgh"}
+
+const maxObvious = 16 // bytes of one character over and over that guessers try
+
+// isCommon says whether a password is one of these, or one character or a row of digits.
+func isCommon(password string) bool {
+	letters := strings.ToLower(strings.TrimFunc(password, func(r rune) bool { return r < utf8.RuneSelf && !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') }))
+	if len(password) <= len(letters)+6 && slices.Contains(common, letters) {
+		return true
+	}
+	first, _ := utf8.DecodeRuneInString(password)
+	if len(password) <= maxObvious && strings.Trim(password, string(first)) == "" {
+		return true
+	}
+	return strings.Contains("0123456789012345678909876543210987654321", password) || slices.Contains([]string{"11223344", "12341234", "12344321", "1q2w3e4r", "1qaz2wsx", "q1w2e3r4"}, password)
+}
+
 // CheckNewPassword says what is wrong with a password that somebody chooses.
 func CheckNewPassword(password string) error {
 	switch {
@@ -38,6 +58,8 @@ func CheckNewPassword(password string) error {
 		return fmt.Errorf("a password has at least %d characters", minPassword)
 	case len(password) > maxPassword:
 		return fmt.Errorf("a password has at most %d bytes", maxPassword)
+	case isCommon(password):
+		return errors.New("the password is one of those that are guessed first")
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestPasswords(t *testing.T) {
 
 func TestNewPasswords(t *testing.T) {
 	for password, ok := range map[string]bool{
-		"12345678": true, "ééééüüüü": true, strings.Repeat("x", maxPassword): true,
+		"1234567x": true, "ééééüüüü": true, strings.Repeat("x", maxPassword): true,
 		"": false, "1234567": false, "ééééüüü": false, strings.Repeat("x", maxPassword+1): false, "1234\x005678": false, "1234\xff5678": false,
 	} {
 		if err := CheckNewPassword(password); (err == nil) != ok {

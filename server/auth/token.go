@@ -235,8 +235,33 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 	if said.APIToken == "" {
 		return c, nil
 	}
+	return c.withMark(said.APIToken, a.db.Now())
+}
+
+// Again is a caller as they are now: what they came with may have ended since, but not by its age. Unauthorized.
+func (a *Authority) Again(ctx context.Context, c Caller) (Caller, error) {
+	if c.standing == nil {
+		return c, nil
+	}
+	s, err := a.known(ctx, c.Name)
+	if err != nil {
+		return Caller{}, failed(err)
+	}
+	byToken := c.bounded && !c.bearer // which a new password does not end
+	if s == nil || s.Disabled || s.generation != c.standing.generation && !byToken {
+		return Caller{}, refusedToken(errToken)
+	}
+	if c.standing = s; !c.bounded {
+		return c, nil
+	}
+	c, err = c.withMark(c.apiToken, a.db.Now())
+	return c, refusedToken(err)
+}
+
+// withMark is a caller bound by the API token of their own that has a mark. errToken if there is none, or it has ended.
+func (c Caller) withMark(mark string, now time.Time) (Caller, error) {
 	for _, t := range c.standing.tokens {
-		if t.mark() == said.APIToken && t.isGood(a.db.Now()) {
+		if t.mark() == mark && t.isGood(now) {
 			return c.boundBy(t), nil
 		}
 	}

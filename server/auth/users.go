@@ -57,6 +57,60 @@ func checkNewName(name string) error {
 	return nil
 }
 
+// important names are for those whom an admin gives them to: others would take them for who they are not. So are names with
+// a dot, which may be those of registries.
+var important = []string{FirstAdmin, "administrator", "admins", "operator", "owner", "security", "staff", "superuser", "support"}
+
+func checkRegistration(name string) error {
+	if slices.Contains(important, name) || strings.Contains(name, ".") {
+		return fmt.Errorf("user name %q is given by admins only", name)
+	}
+	return nil
+}
+
+// refusePast returns ErrConflict of package db if a name means something here although no user has it: there is or was
+// content in its namespace, or a grant that admins made mentions it. It would be that of whoever takes the name.
+func refusePast(tx *db.Tx, name string) error {
+	has, err := tx.HasNamespace(name)
+	if err == nil && has {
+		err = db.ErrConflict
+	}
+	if err != nil {
+		return err
+	}
+	owners := map[string]bool{}
+	return tx.AllGrants(func(g db.Grant) error {
+		if mentions(g.Repository, name) {
+			return db.ErrConflict
+		}
+		if strings.TrimPrefix(g.Grantee, "@") != name {
+			return nil
+		}
+		// Users may name anybody for their own repositories, and must not keep a name from others by that.
+		owner, _, _ := strings.Cut(g.Repository, "/")
+		byUser, known := owners[owner]
+		if !known && InNamespace(owner, g.Repository) {
+			_, err := tx.User(owner)
+			if err != nil && !errors.Is(err, db.ErrNotFound) {
+				return err
+			}
+			byUser = err == nil
+			owners[owner] = byUser
+		}
+		if !byUser {
+			return db.ErrConflict
+		}
+		return nil
+	})
+}
+
+// mentions says whether a name is a word of a glob.
+func mentions(glob, name string) bool {
+	return slices.Contains(strings.FieldsFunc(glob, func(r rune) bool {
+		return !(r == '.' || r == '_' || r == '-' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9')
+	}), name)
+}
+
 // newGeneration is a number that no user had before.
 func newGeneration() int64 {
 	var b [8]byte
@@ -95,13 +149,20 @@ func (a *Authority) MayRegister(c Caller, admin bool) bool {
 }
 
 // CreateUser adds a user. RequestInvalid for a name or a password that cannot be; Taken if the name is, or if, unless
-// trusted, there are repositories in its namespace: they would be his; TooManyRequests, unless trusted.
+// trusted, it means something here already; TooManyRequests, unless trusted.
 func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, password string, admin, trusted bool) error {
-	if err := errors.Join(checkNewName(name), CheckNewPassword(password)); err != nil {
+	err := errors.Join(checkNewName(name), CheckNewPassword(password))
+	if err == nil && !trusted {
+		err = checkRegistration(name)
+	}
+	if err != nil {
 		return invalid(err)
 	}
 	if slices.Contains(a.taken, name) {
 		return invalid(fmt.Errorf("user name %q is that of an upstream", name))
+	}
+	if strings.Contains(strings.ToLower(password), name) && len(password) < 2*len(name) {
+		return invalid(errors.New("a password is more than the name of its user"))
 	}
 	if !trusted { // it costs what a login costs, and says whether there is such a user
 		from, _ := netip.ParseAddr(by.Address)
@@ -129,11 +190,7 @@ func (a *Authority) hash(ctx context.Context, by registry.Actor, password string
 func (a *Authority) createUser(ctx context.Context, by registry.Actor, name, hash string, admin, trusted bool) error {
 	return a.change(ctx, by, "create user", name, func(tx *db.Tx) error {
 		if !trusted {
-			has, err := tx.HasNamespace(name)
-			if err == nil && has {
-				err = db.ErrConflict
-			}
-			if err != nil {
+			if err := refusePast(tx, name); err != nil {
 				return err
 			}
 		}
@@ -207,6 +264,12 @@ func (a *Authority) User(ctx context.Context, name string) (u User, err error) {
 }
 
 func shown(u db.User) User { return User{u.Name, u.Admin, u.Disabled, u.CreatedAt, u.LastLoginAt} }
+
+// HasUsers says whether there is any user.
+func (a *Authority) HasUsers(ctx context.Context) (has bool, err error) {
+	err = a.db.View(ctx, func(tx *db.Tx) (err error) { has, err = tx.HasUsers(); return err })
+	return has, failed(err)
+}
 
 // HasAdmin says whether there is an admin who may log in.
 func (a *Authority) HasAdmin(ctx context.Context) (has bool, err error) {
@@ -404,12 +467,27 @@ type Grant struct {
 
 func checkGrantee(name string) error { return CheckUserName(strings.TrimPrefix(name, "@")) }
 
-// SetGrant gives somebody a right, in place of the one he has for the same glob. RequestInvalid, Missing.
+// SetGrant gives a right, in place of the one that the grantee has for the same glob. RequestInvalid, Missing.
 func (a *Authority) SetGrant(ctx context.Context, by registry.Actor, grantee string, rule Rule) error {
+	return a.setGrant(ctx, by, grantee, rule, true)
+}
+
+// OfferGrant is SetGrant by a user who is not told who else there is: a grantee who does not exist gets the right when an
+// admin makes them. RequestInvalid.
+func (a *Authority) OfferGrant(ctx context.Context, by registry.Actor, grantee string, rule Rule) error {
+	return a.setGrant(ctx, by, grantee, rule, false)
+}
+
+func (a *Authority) setGrant(ctx context.Context, by registry.Actor, grantee string, rule Rule, exists bool) error {
 	if err := errors.Join(checkGrantee(grantee), CheckGlob(rule.Repository)); err != nil {
 		return invalid(err)
 	}
 	return a.change(ctx, by, "grant", grantee+" "+rule.String(), func(tx *db.Tx) error {
+		if exists && grantee[0] != '@' {
+			if _, err := tx.User(grantee); err != nil {
+				return err
+			}
+		}
 		if err := tx.SetGrant(db.Grant{Grantee: grantee, Repository: rule.Repository, Actions: int64(rule.Actions)}); err != nil {
 			return err
 		}

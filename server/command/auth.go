@@ -2,9 +2,11 @@ package command
 
 import (
 	"context"
-	"fmt"
+	"crypto/rand"
+	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -30,7 +32,7 @@ func authFlags() []cli.Flag {
 			Usage: "sign bearer tokens with this `SECRET` of at least 32 bytes instead of a key from the database"},
 		&cli.StringFlag{Name: "jwt-secret-file", EnvVars: env("jwt-secret-file", "JWT_SECRET_FILE"), Usage: "read --jwt-secret from a `FILE`"},
 		&cli.StringFlag{Name: "admin-password-file", EnvVars: env("admin-password-file"),
-			Usage: "`FILE` with the password of the user admin, who is made at the first start; without it he gets one that is printed once"},
+			Usage: "`FILE` with the password of the user admin, who is made at the first start; without it they get one in a file beside the database"},
 		&cli.DurationFlag{Name: "audit-keep", EnvVars: env("audit-keep"), Value: 90 * 24 * time.Hour, DefaultText: "2160h",
 			Usage: "remember for this `TIME` who did what"},
 	}
@@ -134,18 +136,45 @@ func (s *settings) readSecret(flag string) (string, error) {
 	return secret, nil
 }
 
-// startAuth prepares the users. The password of an admin that it makes is printed this one time, to the terminal or
-// whatever reads what the server prints, and not logged.
+// startAuth prepares the users. The password of an admin that it makes goes to a file beside the database that only its
+// owner can read: what the server prints may be kept, and read by others.
 func (p *Program) startAuth(ctx context.Context, opened *Opened, opt serveOptions, log *slog.Logger) (*auth.Authority, error) {
 	opt.auth.Log, opt.auth.Taken = log, mirror.Prefixes(opt.mirror.Upstreams)
 	a := opened.Auth(opt.auth)
-	made, err := a.Start(ctx, opt.admin)
+	password, file := opt.admin, ""
+	has, err := a.HasUsers(ctx)
+	if err == nil && !has && password == "" {
+		password, file = rand.Text(), opt.location.DB+"-admin-password"
+		err = writeSecret(file, password+"\n") // before there is a user whose password is in no file
+	}
 	if err != nil {
 		return nil, err
 	}
-	if made != "" && opt.admin == "" {
-		fmt.Fprintf(p.Stderr, "\nThe first start made the user %s with the password\n\n    %s\n\nIt is not shown again. Change it with: registry user passwd %s\n\n",
-			auth.FirstAdmin, made, auth.FirstAdmin)
+	made, err := a.Start(ctx, password)
+	if err != nil || file == "" {
+		return a, err
 	}
+	if made == "" { // another process was first
+		return a, os.Remove(file)
+	}
+	log.Warn("the first start made a user; log in, change the password and remove the file", "user", auth.FirstAdmin, "password-file", absolute(file))
 	return a, nil
+}
+
+// writeSecret writes a file that only its owner can read, in place of what has its name.
+func writeSecret(path, text string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }

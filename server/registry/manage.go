@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 
 	"registry/db"
 
@@ -101,6 +102,13 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 		}
 	}
 	return unknown(err, NameUnknown, repo)
+}
+
+// HasUploads says whether this process has upload sessions in a namespace that the database does not know of yet.
+func (r *Registry) HasUploads(namespace string) bool {
+	return len(r.sessions.which(func(k known) bool {
+		return k.Repository == RepoName(namespace) || strings.HasPrefix(string(k.Repository), namespace+"/")
+	})) > 0
 }
 
 func (r *Registry) deleteSome(tx *db.Tx, repo RepoName) (done bool, err error) {
