@@ -32,7 +32,7 @@ func TestPlans(t *testing.T) {
 		"refresh token":      func() { tx.RefreshToken("a"); tx.DeleteRefreshTokensOf("a", "b") },
 		"refresh tokens":     func() { tx.CreateRefreshToken(RefreshToken{}, d.now(), 1) },
 		"networks":           func() { tx.LoggedInFrom("a", "b"); tx.AddLoginNetwork(1, "a", 1) },
-		"uploads":            func() { tx.CountUploads("a") },
+		"uploads":            func() { tx.CountUploads("a", "b") },
 		"blob visibilities":  func() { tx.BlobVisibilities("sha256:"+digestOfNothing, 0, 1) },
 		"idle uploads":       func() { tx.IdleUploads(d.now(), 1) },
 		"idle blobs":         func() { tx.IdleBlobs(1, 1, Cutoff{}, 1) },

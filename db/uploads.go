@@ -83,10 +83,11 @@ func (tx *Tx) DropUploads() error {
 	return err
 }
 
-// CountUploads returns the number of open sessions of a repository.
-func (tx *Tx) CountUploads(repo RepoName) (n int, err error) {
-	err = tx.row(`SELECT count(*) FROM uploads WHERE repository = ?`, []any{string(repo)}, &n)
-	return n, err
+// CountUploads returns the number of open sessions of a repository, and of a user.
+func (tx *Tx) CountUploads(repo RepoName, owner string) (ofRepo, ofOwner int, err error) {
+	err = tx.row(`SELECT (SELECT count(*) FROM uploads WHERE repository = ?), (SELECT count(*) FROM uploads WHERE owner = ? AND owner <> '')`,
+		[]any{string(repo), owner}, &ofRepo, &ofOwner)
+	return ofRepo, ofOwner, err
 }
 
 // IdleUploads returns up to limit sessions that have not moved since before, oldest first.

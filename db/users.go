@@ -205,6 +205,12 @@ func (tx *Tx) SomeAPITokens(user, afterUser, afterName string, limit int) ([]API
 	return tx.apiTokens(tokenQuery+`WHERE ? IN ('', u.name) AND (u.name, t.name) > (?, ?) ORDER BY u.name, t.name LIMIT ?`, user, afterUser, afterName, limit)
 }
 
+// CountAPITokens returns how many tokens a user has.
+func (tx *Tx) CountAPITokens(user string) (n int, err error) {
+	err = tx.row(`SELECT count(*) FROM api_tokens WHERE user_id = (SELECT id FROM users WHERE name = ?)`, []any{user}, &n)
+	return n, err
+}
+
 // APIToken returns a token of a user. ErrNotFound.
 func (tx *Tx) APIToken(user, name string) (APIToken, error) {
 	list, err := tx.apiTokens(tokenQuery+`WHERE u.name = ? AND t.name = ?`, user, name)

@@ -153,10 +153,19 @@ type standing struct {
 	tokens     []apiToken
 }
 
-// apiToken is a token of a user with its scopes understood.
+// storedRules are the rules of a token. Those that cannot be read allow nothing.
+func (a *Authority) storedRules(t db.APIToken) ruleSet {
+	set, err := readRules(t.Scopes)
+	if err != nil {
+		a.log.Error("the scopes of a token cannot be read", "user", t.User, "token", t.Name, "err", err)
+	}
+	return set
+}
+
+// apiToken is a token of a user.
 type apiToken struct {
 	db.APIToken
-	rules ruleSet
+	rules func() ruleSet // compiled when they are first asked for: a user may have many tokens that nobody uses
 }
 
 // fresh forgets what it remembers if the database says something else now. It returns with the policy locked.
@@ -192,9 +201,7 @@ func (a *Authority) standing(ctx context.Context, name string) (*standing, error
 		}
 		tokens, err := tx.APITokens(name)
 		for _, t := range tokens {
-			rules, ruleErr := readRules(t.Scopes)
-			s.tokens = append(s.tokens, apiToken{t, rules})
-			err = errors.Join(err, ruleErr)
+			s.tokens = append(s.tokens, apiToken{t, sync.OnceValue(func() ruleSet { return a.storedRules(t) })})
 		}
 		return err
 	})

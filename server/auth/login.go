@@ -204,7 +204,7 @@ func (t apiToken) mark() string {
 
 // boundBy is a caller who came with an API token.
 func (c Caller) boundBy(t apiToken) Caller {
-	c.bounded, c.bounds, c.apiToken = true, t.rules, t.mark()
+	c.bounded, c.bounds, c.apiToken = true, t.rules(), t.mark()
 	return c
 }
 

@@ -154,3 +154,25 @@ func TestGrantsAreBounded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTokensAreBounded(t *testing.T) {
+	a := auth.New(auth.Config{DB: dbtest.Open(t)})
+	ctx, by := t.Context(), registry.Actor{}
+	if err := a.CreateUser(ctx, by, "ann", "passphrase", false, true); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		if _, err := a.CreateAPIToken(ctx, by, "ann", fmt.Sprint("token", i), "pull:**", 0); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	if _, err := a.CreateAPIToken(ctx, by, "ann", "one more", "pull:**", 0); !registry.RequestInvalid.Is(err) {
+		t.Error(err)
+	}
+	if err := a.DeleteAPIToken(ctx, by, "ann", "token7"); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.CreateAPIToken(ctx, by, "ann", "one more", "pull:**", 0); err != nil {
+		t.Error(err)
+	}
+}

@@ -403,6 +403,9 @@ func ParseLifetime(s string) (time.Duration, error) {
 	return 0, fmt.Errorf("%.40q is not a time to live, such as 90d or 12h", s)
 }
 
+// maxTokens bounds the API tokens of a user: all are looked through when one is used.
+const maxTokens = 500
+
 // CreateAPIToken makes a token and returns its text, which is kept nowhere. It lives for lifetime, without end if that is
 // 0. RequestInvalid, Missing if there is no such user, Taken if he has a token of that name.
 func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user, name, scopes string, lifetime time.Duration) (text string, err error) {
@@ -423,7 +426,14 @@ func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user,
 		if lifetime > 0 {
 			t.ExpiresAt = tx.Now.Add(lifetime)
 		}
-		return tx.CreateAPIToken(t)
+		if err := tx.CreateAPIToken(t); err != nil {
+			return err
+		}
+		n, err := tx.CountAPITokens(user)
+		if err == nil && n > maxTokens {
+			err = invalid(fmt.Errorf("%s has %d tokens: revoke those that are not used", user, maxTokens))
+		}
+		return err
 	})
 	if err != nil {
 		return "", err

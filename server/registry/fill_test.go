@@ -75,7 +75,7 @@ func TestFillingGoesOn(t *testing.T) {
 func (f *fixture) wantNoUploads() {
 	f.t.Helper()
 	err := f.db.View(f.t.Context(), func(tx *db.Tx) error {
-		n, err := tx.CountUploads("up.example/a")
+		n, _, err := tx.CountUploads("up.example/a", "")
 		if n != 0 {
 			f.t.Errorf("%d sessions are left", n)
 		}

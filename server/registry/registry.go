@@ -105,7 +105,7 @@ func New(cfg Config) *Registry {
 	r := &shared{
 		db: cfg.DB, blobs: cfg.Blobs, log: cfg.Log, sparse: cfg.Sparse, uploadTimeout: cfg.UploadTimeout, maxUploads: cfg.MaxUploads,
 		undoWindow: cfg.UndoWindow, journalEvery: cfg.JournalEvery, public: cfg.Public, auditKeep: cfg.AuditKeep, bootID: bootID(),
-		sessions: sessions{busy: map[string]chan struct{}{}, known: map[string]known{}, empty: map[RepoName]int{}},
+		sessions: sessions{busy: map[string]chan struct{}{}, known: map[string]known{}, empty: map[uploadsOf]int{}},
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)

@@ -925,3 +925,33 @@ func TestReadyAndTotals(t *testing.T) {
 		t.Error(infos, err)
 	}
 }
+
+// Sessions count whether they have a row or not, for their repository and for their user.
+func TestUploadsInMemoryAndRowsCountTogether(t *testing.T) {
+	f := newFixture(t, func(c *registry.Config) { c.MaxUploads = 3 })
+	alice, bob := f.As(registry.Actor{User: "alice"}), f.As(registry.Actor{User: "bob"})
+	start := func(r *registry.Registry, repo registry.RepoName) (registry.Upload, error) {
+		return r.StartUpload(t.Context(), repo, digest.SHA256)
+	}
+	for range 2 { // with a row
+		u, err := start(alice, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := alice.AppendUpload(t.Context(), "a", u.ID, registry.Chunk{Body: strings.NewReader("x"), Start: -1, Length: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := start(alice, "a"); err != nil { // without
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		r    *registry.Registry
+		repo registry.RepoName
+		ok   bool
+	}{{bob, "a", false}, {alice, "b", false}, {bob, "b", true}} {
+		if _, err := start(x.r, x.repo); (err == nil) != x.ok || err != nil && !registry.TooManyRequests.Is(err) {
+			t.Error(x.repo, err)
+		}
+	}
+}

@@ -38,7 +38,21 @@ type sessions struct {
 	sync.Mutex
 	busy  map[string]chan struct{} // closed when the session is free again
 	known map[string]known
-	empty map[RepoName]int // sessions without a row
+	empty map[uploadsOf]int // sessions without a row
+}
+
+// uploadsOf is whose sessions are counted: those of a repository, or of a user.
+type uploadsOf struct {
+	repo  RepoName
+	owner string
+}
+
+// counted are the counts that a session is a part of.
+func counted(u db.Upload) []uploadsOf {
+	if u.Owner == "" {
+		return []uploadsOf{{repo: u.Repository}}
+	}
+	return []uploadsOf{{repo: u.Repository}, {owner: u.Owner}}
 }
 
 // known is what the table has on a session, or will have.
@@ -62,15 +76,21 @@ func (s *sessions) begin(u db.Upload) (ok bool) {
 		return false
 	}
 	s.known[u.ID] = known{Upload: u}
-	s.empty[u.Repository]++
+	for _, of := range counted(u) {
+		s.empty[of]++
+	}
 	return true
 }
 
-// count returns how many sessions of a repository have no row.
-func (s *sessions) count(repo RepoName) int {
+// count returns how many sessions without a row there are, apart from one: of a repository, and of its user.
+func (s *sessions) count(u db.Upload) (ofRepo, ofOwner int) {
 	s.Lock()
 	defer s.Unlock()
-	return s.empty[repo]
+	ofRepo, ofOwner = s.empty[uploadsOf{repo: u.Repository}], s.empty[uploadsOf{owner: u.Owner}]
+	if k, ok := s.known[u.ID]; ok && !k.saved {
+		ofRepo, ofOwner = ofRepo-1, ofOwner-1
+	}
+	return ofRepo, ofOwner
 }
 
 func (s *sessions) find(id string) (known, bool) {
@@ -104,8 +124,10 @@ func (s *sessions) forgetLocked(id string) bool {
 	}
 	delete(s.known, id)
 	if !k.saved {
-		if s.empty[k.Repository]--; s.empty[k.Repository] == 0 {
-			delete(s.empty, k.Repository)
+		for _, of := range counted(k.Upload) {
+			if s.empty[of]--; s.empty[of] == 0 {
+				delete(s.empty, of)
+			}
 		}
 	}
 	return true
@@ -385,18 +407,26 @@ func (r *Registry) firstSave(tx *db.Tx, u db.Upload) error {
 }
 
 func (r *Registry) createUpload(tx *db.Tx, u db.Upload) error {
-	open, err := tx.CountUploads(u.Repository)
-	if err != nil {
+	if err := r.refuseUpload(tx, u); err != nil {
 		return err
-	}
-	if open >= r.maxUploads {
-		return tooManyUploads(open)
 	}
 	return tx.CreateUpload(u)
 }
 
-func tooManyUploads(n int) error {
-	return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", n))
+// refuseUpload returns TooManyRequests if the repository, or the user, has as many sessions as there may be.
+func (r *Registry) refuseUpload(tx *db.Tx, u db.Upload) error {
+	ofRepo, ofOwner, err := tx.CountUploads(u.Repository, u.Owner)
+	if err != nil {
+		return err
+	}
+	repo, owner := r.sessions.count(u)
+	if n := ofRepo + repo; n >= r.maxUploads {
+		return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", n))
+	}
+	if n := ofOwner + owner; n >= r.maxUploads && u.Owner != "" {
+		return TooManyRequests.With(fmt.Sprintf("%s has %d unfinished uploads", u.Owner, n))
+	}
+	return nil
 }
 
 // SettleUploads writes every upload session down, so that another process can go on with it after this one. Nobody works on

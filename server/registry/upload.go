@@ -28,7 +28,8 @@ type Chunk struct {
 }
 
 // StartUpload opens a session ("Pushing a blob in chunks", end-4a), which is remembered in this process only until it has
-// bytes or has waited for them for a minute. TooManyRequests if the repository has too many.
+// bytes or has waited for them for a minute. TooManyRequests if the repository, or
+// the user, has too many.
 func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Algorithm) (Upload, error) {
 	state, err := saveHash(alg.Hash())
 	if err != nil {
@@ -36,8 +37,8 @@ func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Al
 	}
 	now := r.db.Now()
 	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID, CreatedAt: now, UpdatedAt: now, Owner: r.user()}
-	if n := r.sessions.count(repo); n >= r.maxUploads {
-		return Upload{}, tooManyUploads(n)
+	if err := r.db.Lookup(ctx, func(tx *db.Tx) error { return r.refuseUpload(tx, u) }); err != nil {
+		return Upload{}, AsError(err)
 	}
 	if !r.sessions.begin(u) {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.createUpload(tx, u) })
