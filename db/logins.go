@@ -2,6 +2,7 @@ package db
 
 import (
 	"database/sql"
+	"math/rand/v2"
 	"time"
 )
 
@@ -92,6 +93,30 @@ func (tx *Tx) DeleteRefreshTokens(userID int64) error {
 func (tx *Tx) DeleteRefreshTokensOf(user, apiToken string) error {
 	_, err := tx.run(`DELETE FROM refresh_tokens WHERE user_id = (SELECT id FROM users WHERE name = ?) AND api_token = ?`, user, apiToken)
 	return err
+}
+
+// CountTokens returns how many API tokens and families of refresh tokens there are.
+func (tx *Tx) CountTokens() (n int64, err error) {
+	err = tx.row(`SELECT (SELECT count(*) FROM api_tokens) + (SELECT count(*) FROM refresh_tokens)`, nil, &n)
+	return n, err
+}
+
+// EndTokens ends every token of every user, bearer tokens included: no key is left that signed one, and each user has
+// another generation.
+func (tx *Tx) EndTokens() error {
+	if err := tx.runAll(nil, `DELETE FROM api_tokens`, `DELETE FROM refresh_tokens`, `DELETE FROM signing_keys`); err != nil {
+		return err
+	}
+	ids, err := tx.ints(`SELECT id FROM users`)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := tx.run(`UPDATE users SET generation = ? WHERE id = ?`, rand.Int64(), id); err != nil {
+			return err
+		}
+	}
+	return tx.policyChanged(tx.Audit(Event{Action: "end tokens", Detail: "of all users, after a backup was restored"}))
 }
 
 // LoggedInFrom says whether a user has logged in from a network before.

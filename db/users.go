@@ -109,6 +109,12 @@ func (tx *Tx) UpgradePassword(id int64, from, to string) error {
 	return tx.policyChanged(err, PolicyKey{PolicyUser, name, ""})
 }
 
+// BcryptCost returns the highest cost of the password hashes that are of bcrypt, 0 if none is. It reads all users.
+func (tx *Tx) BcryptCost() (cost int, err error) {
+	err = tx.row(`SELECT coalesce(max(CAST(substr(password, 5, 2) AS INTEGER)), 0) FROM users WHERE password LIKE '$2_$%'`, nil, &cost)
+	return cost, err
+}
+
 // LoggedIn notes that a user has logged in.
 func (tx *Tx) LoggedIn(id int64) error {
 	_, err := tx.run(`UPDATE users SET last_login_at = ? WHERE id = ?`, micros(tx.Now), id)

@@ -140,6 +140,7 @@ type policy struct {
 	number    int64 // db.Tx.Policy
 	standings map[string]*standing
 	keys      []db.SigningKey
+	bcrypt    *int // the highest cost of a password's hash, 0 if there is none of bcrypt
 }
 
 // maxStandings bounds how many users are remembered.
@@ -173,7 +174,7 @@ func (a *Authority) fresh(ctx context.Context) error {
 	number, err := db.Ask(ctx, a.db, db.Question{What: "policy"}, (*db.Tx).Policy)
 	a.policy.Lock()
 	if err == nil && (number != a.policy.number || a.policy.standings == nil || len(a.policy.standings) >= maxStandings) {
-		a.policy.number, a.policy.standings, a.policy.keys = number, map[string]*standing{}, nil
+		a.policy.number, a.policy.standings, a.policy.keys, a.policy.bcrypt = number, map[string]*standing{}, nil, nil
 	}
 	return err
 }
@@ -240,6 +241,28 @@ func (a *Authority) keys(ctx context.Context) ([]db.SigningKey, error) {
 		a.policy.keys = keys
 	}
 	return keys, nil
+}
+
+// bcryptCost returns the highest cost of those password hashes that are of bcrypt, 0 if there is none.
+func (a *Authority) bcryptCost(ctx context.Context) (cost int, err error) {
+	err = a.fresh(ctx)
+	known, number := a.policy.bcrypt, a.policy.number
+	a.policy.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	if known != nil {
+		return *known, nil
+	}
+	if err = a.db.View(ctx, func(tx *db.Tx) (err error) { cost, err = tx.BcryptCost(); return err }); err != nil {
+		return 0, err
+	}
+	a.policy.Lock()
+	defer a.policy.Unlock()
+	if a.policy.number == number {
+		a.policy.bcrypt = &cost
+	}
+	return cost, nil
 }
 
 func newSigningKey() db.SigningKey {

@@ -94,7 +94,11 @@ func (a *Authority) check(ctx context.Context, s *standing, name, password strin
 	if wait := a.throttle.enter(a.db.Now(), name, from, isKnown); wait > 0 {
 		return tooMany(wait)
 	}
-	ok, weak, err := a.logins.check(ctx, s, password, place{networkOf(from).String(), isKnown})
+	most, err := a.bcryptCost(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	ok, weak, err := a.logins.check(ctx, s, password, most, place{networkOf(from).String(), isKnown})
 	if errors.Is(err, errBusy) {
 		a.throttle.leave(a.db.Now(), name, from, isKnown)
 		return tooMany(time.Second)
@@ -391,8 +395,8 @@ func (t *tries) do(ctx context.Context, key string, fn func(context.Context) err
 }
 
 // check says whether a user's password is right and whether its hash is of a weak kind. For nobody it works as long and
-// says no.
-func (l *logins) check(ctx context.Context, s *standing, password string, p place) (ok, weak bool, err error) {
+// says no, as it does whatever the kind of the hash, where there are some of bcrypt of up to a cost.
+func (l *logins) check(ctx context.Context, s *standing, password string, bcryptCost int, p place) (ok, weak bool, err error) {
 	if err := l.queue.enter(ctx, p); err != nil {
 		return false, false, err
 	}
@@ -405,5 +409,5 @@ func (l *logins) check(ctx context.Context, s *standing, password string, p plac
 		password, s = "", nil
 	}
 	ok, weak, err = l.compare(hash, password)
-	return ok && s != nil, weak, err
+	return ok && s != nil, weak, errors.Join(err, pad(hash, bcryptCost))
 }

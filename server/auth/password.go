@@ -109,6 +109,38 @@ func checkPassword(hash, password string) (ok, weak bool, err error) {
 	return subtle.ConstantTimeCompare(got, key) == 1, weak, nil
 }
 
+// padding is the work that makes checking a password against a hash as long as against any other, where the most expensive
+// of bcrypt has the cost most, 0 if there is none: who is imported, and who there is, cannot be told from the time. It is
+// argon2id or not, and bcrypt of these costs; each takes twice as long as the one before.
+func padding(hash string, most int) (argon bool, costs []int) {
+	if most == 0 {
+		return false, nil
+	}
+	if !isBcrypt(hash) {
+		return false, []int{most}
+	}
+	own, err := bcrypt.Cost([]byte(hash))
+	for cost := own; cost < most && err == nil; cost++ {
+		costs = append(costs, cost)
+	}
+	return true, costs
+}
+
+// pad does the work of padding.
+func pad(hash string, most int) error {
+	argon, costs := padding(hash, most)
+	for _, cost := range costs {
+		if _, err := bcrypt.GenerateFromPassword([]byte("nobody's"), cost); err != nil {
+			return err
+		}
+	}
+	if !argon {
+		return nil
+	}
+	_, _, err := checkPassword(nobodysHash, "nobody's")
+	return err
+}
+
 // seenWhole says whether bcrypt tells a password from every other one: it repeats it with a NUL behind it, and looks at the
 // first 72 bytes of that.
 func seenWhole(password string) bool {

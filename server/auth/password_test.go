@@ -77,3 +77,54 @@ func TestMalformedHashes(t *testing.T) {
 		}
 	}
 }
+
+// Checking a password takes the same work whatever hash it is compared with, as long as some are of bcrypt.
+func TestPasswordsTakeTheSameWork(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	dear := func(cost int) string {
+		hash, err := bcrypt.GenerateFromPassword([]byte(cheapPassword), cost)
+		w.must(err)
+		return string(hash)
+	}
+	hashes := []string{nobodysHash, dear(4), dear(5), dear(7)}
+	work := func(hash string, most int) (argon bool, steps int) {
+		argon, costs := padding(hash, most)
+		if isBcrypt(hash) {
+			own, err := bcrypt.Cost([]byte(hash))
+			w.must(err)
+			costs = append(costs, own)
+		} else {
+			argon = true
+		}
+		for _, cost := range costs {
+			steps += 1 << cost
+		}
+		return argon, steps
+	}
+	for _, hash := range hashes {
+		if argon, steps := work(hash, 7); !argon || steps != 1<<7 {
+			t.Errorf("%.12s: argon2id %v, %d rounds of bcrypt", hash, argon, steps)
+		}
+	}
+	if argon, steps := work(nobodysHash, 0); !argon || steps != 0 {
+		t.Error("without imported users:", argon, steps)
+	}
+	cost := func() int {
+		t.Helper()
+		cost, err := w.bcryptCost(t.Context())
+		w.must(err)
+		return cost
+	}
+	if got := cost(); got != 0 {
+		t.Error(got)
+	}
+	w.must(w.createUser(t.Context(), somebody, "five", dear(5), false, true))
+	w.must(w.createUser(t.Context(), somebody, "seven", dear(7), false, true))
+	if got := cost(); got != 7 {
+		t.Error(got)
+	}
+	if _, err := w.login("seven", cheapPassword, here); err != nil || cost() != 5 {
+		t.Error("after the upgrade of the dearest:", err, cost())
+	}
+}

@@ -68,11 +68,14 @@ func (p *Program) restore(ctx context.Context, s *settings) error {
 	}
 	progress := p.progress()
 	report, retired, err := registry.Restore(ctx, registry.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
-		Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
+		EndTokens: s.Bool("end-tokens"), Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
 	progress.clear()
 	p.sayRetired(retired) // also if the new one could not be put in its place
 	if err != nil {
 		return forceable(err)
+	}
+	if report.Tokens > 0 {
+		fmt.Fprintf(p.Stderr, "registry: %d tokens of the backup are good, also if they were revoked after it was made; restore with --end-tokens ends all, registry token revoke one\n", report.Tokens)
 	}
 	return p.printTransfer(s, "restored", report)
 }

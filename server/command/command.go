@@ -151,7 +151,7 @@ func (p *Program) commands() []*cli.Command {
 		p.command("check", "", "compare the database with what is stored; exit status 3 if something is wrong",
 			p.check, locationFlags(), checkFlags(), jsonFlag()),
 		p.command("backup", "DIR", "make or renew a backup while the server runs", p.backup, locationFlags(), backupFlags(), jsonFlag()),
-		p.command("restore", "DIR", "verify a backup and make a registry of it", p.restore, locationFlags(), replaceFlag("restore"), jsonFlag()),
+		p.command("restore", "DIR", "verify a backup and make a registry of it", p.restore, locationFlags(), restoreFlags(), jsonFlag()),
 		p.command("rebuild", "", "make a lost database anew from the blob directory", p.rebuild, locationFlags(), rebuildFlags(), jsonFlag()),
 		p.group("mirror", "copy images of other registries",
 			p.command("sync", "", "copy what a file names and has changed, once", p.mirrorSync, locationFlags(), syncFlags(), jsonFlag()),

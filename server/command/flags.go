@@ -158,6 +158,10 @@ func replaceFlag(why string) []cli.Flag {
 	return []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "if there is a database, keep it as PATH.before-" + why + "-TIME"}}
 }
 
+func restoreFlags() []cli.Flag {
+	return append(replaceFlag("restore"), &cli.BoolFlag{Name: "end-tokens", Usage: "end every API token, refresh token and bearer token of the backup: some may have been revoked since"})
+}
+
 func rebuildFlags() []cli.Flag {
 	return append(replaceFlag("rebuild"), &cli.BoolFlag{Name: "read-data", Usage: "read every blob now; otherwise each is read when it is first pulled"})
 }

@@ -41,6 +41,7 @@ type BackupReport struct {
 	Copied  int64           `json:"copied"`  //
 	Removed int64           `json:"removed"` // that the new backup does not name
 	Damaged []digest.Digest `json:"damaged"` // are damaged or missing in the registry, and not in the backup
+	Tokens  int64           `json:"tokens"`  // of users, which are good again with a restored backup
 }
 
 // Backup makes or renews a backup in dir, while others push and pull. It is verified: a blob in it was read on the way,
@@ -321,6 +322,7 @@ type RestoreOptions struct {
 	DB, Blobs    string // paths of the registry that is made of it
 	AllowNetwork bool
 	Replace      bool // the registry's database may be there: it is moved out of the way
+	EndTokens    bool // those of the backup are good for nothing, since they may have been revoked after it was made
 	Progress     func(BackupReport)
 }
 
@@ -363,7 +365,15 @@ func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, reti
 	if err != nil {
 		return report, "", err
 	}
-	err = restore(ctx, named, from, opt, &report)
+	if err = restore(ctx, named, from, opt, &report); err == nil {
+		err = named.Update(ctx, func(tx *db.Tx) (err error) {
+			if opt.EndTokens {
+				return tx.EndTokens()
+			}
+			report.Tokens, err = tx.CountTokens()
+			return err
+		})
+	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return report, "", err
 	}

@@ -482,3 +482,42 @@ func TestRestoreOfAServedBackup(t *testing.T) {
 	r.pull("a", "v1", "config 1")
 	r.pull("a", "v2", "config 2")
 }
+
+// A backup has the tokens that were good when it was made. Restoring says how many, and ends them when asked.
+func TestRestoreEndsTokens(t *testing.T) {
+	f := newFixture(t)
+	var before db.User
+	err := f.db.Update(t.Context(), func(tx *db.Tx) error {
+		id, err := tx.CreateUser(db.User{Name: "alice", Password: "x", Generation: 7})
+		before = db.User{ID: id}
+		return errors.Join(err, tx.CreateAPIToken(db.APIToken{User: "alice", Name: "ci", Hash: []byte("h"), Scopes: "pull:**"}),
+			tx.CreateRefreshToken(db.RefreshToken{ID: "r", User: "alice"}, tx.Now, 10), tx.RotateSigningKey(db.SigningKey{ID: "k", Secret: []byte("s")}, tx.Now))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), backup, registry.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []bool{false, true} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "reg.db")
+		report, _, err := registry.Restore(t.Context(), registry.RestoreOptions{From: backup, DB: path, Blobs: filepath.Join(dir, "blobs"), EndTokens: end})
+		if err != nil || (report.Tokens == 2) == end {
+			t.Errorf("%v: %+v, %v", end, report, err)
+		}
+		err = dbtest.OpenAt(t, path, nil).View(t.Context(), func(tx *db.Tx) error {
+			n, err := tx.CountTokens()
+			u, userErr := tx.User("alice")
+			keys, keyErr := tx.SigningKeys()
+			if (n == 0) != end || (u.Generation != 7) != end || (len(keys) == 0) != end || u.ID != before.ID {
+				t.Errorf("%v: %d tokens, %+v, %d keys", end, n, u, len(keys))
+			}
+			return errors.Join(err, userErr, keyErr)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
