@@ -105,3 +105,10 @@ func deleteMember(ctx context.Context, c Call) (Answer, error) {
 func rotateKey(ctx context.Context, c Call) (Answer, error) {
 	return done(), c.Auth.RotateKey(ctx, c.By)
 }
+
+func getCostlyRules(ctx context.Context, c Call) (Answer, error) {
+	return paged(c, "rules", func(p registry.Page, limit int) ([]auth.CostlyRules, error) {
+		return c.Auth.CostlyRules(ctx, p.Last, limit)
+	},
+		func(r auth.CostlyRules) string { return r.Owner })
+}

@@ -77,6 +77,8 @@ var routes = []Route{
 	{http.MethodPut, "grants", User, reading(putGrant)},
 	{http.MethodDelete, "grants", User, naming(deleteGrant)},
 
+	{http.MethodGet, "costly-rules", Admin, getCostlyRules},
+
 	{http.MethodGet, "groups", Admin, getGroups},
 	{http.MethodGet, "groups/<group>/members/<name>", Admin, getMember},
 	{http.MethodPut, "groups/<group>/members/<name>", Admin, putMember},

@@ -1,7 +1,9 @@
 package auth
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -176,4 +178,76 @@ func (s ruleSet) allowed(repo db.RepoName) (actions Actions) {
 		}
 	}
 	return actions
+}
+
+// CostlyRules are rules that cost more than new ones may: grants, by grantee, or the scopes of a token.
+type CostlyRules struct {
+	Owner string `json:"owner"` // of the form alice, @team or alice/token
+	Rules string `json:"rules"` // the first ones
+	Cost  int    `json:"cost"`
+	Limit int    `json:"limit"`
+}
+
+// CostlyRules returns up to limit of the costly rules whose owner comes after another one. It reads all rules.
+func (a *Authority) CostlyRules(ctx context.Context, after string, limit int) (list []CostlyRules, err error) {
+	err = a.eachRules(ctx, func(owner string, rules []Rule) error {
+		set, err := compileRules(rules)
+		if err != nil {
+			return err
+		}
+		if cost := set.cost(); cost > maxCost && owner > after {
+			list = append(list, CostlyRules{owner, formatRules(rules[:min(len(rules), 3)]), cost, maxCost})
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return nil, failed(err)
+	}
+	slices.SortFunc(list, func(a, b CostlyRules) int { return strings.Compare(a.Owner, b.Owner) })
+	return list[:min(len(list), limit)], nil
+}
+
+// eachRules calls fn for the grants of each grantee and the scopes of each token, between transactions.
+func (a *Authority) eachRules(ctx context.Context, fn func(owner string, rules []Rule) error) error {
+	const batch = 1000
+	var grantee string
+	var rules []Rule
+	for after, list := (Grant{}), make([]Grant, batch); len(list) == batch; {
+		var err error
+		if list, err = a.Grants(ctx, "", after, batch); err != nil {
+			return err
+		}
+		for _, g := range list {
+			if after = g; g.Grantee != grantee {
+				if err := fn(grantee, rules); err != nil {
+					return err
+				}
+				grantee, rules = g.Grantee, nil
+			}
+			rules = append(rules, Rule{Pull, g.Repository})
+		}
+	}
+	if err := fn(grantee, rules); err != nil {
+		return err
+	}
+	for after, list := (APIToken{}), make([]APIToken, batch); len(list) == batch; {
+		var err error
+		if list, err = a.APITokens(ctx, "", after, batch); err != nil {
+			return err
+		}
+		for _, t := range list {
+			after, rules = t, nil
+			for field := range strings.FieldsSeq(string(t.Scopes)) {
+				r, err := readRule(field)
+				if err != nil {
+					return err
+				}
+				rules = append(rules, r)
+			}
+			if err := fn(t.User+"/"+t.Name, rules); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

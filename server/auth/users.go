@@ -35,7 +35,7 @@ type User struct {
 
 // reserved names would look like somebody or something else, or like a part of the paths of package admin.
 var reserved = []string{"anonymous", "api", "auth", "library", "registry", "root", "system", "token", "v1", "v2",
-	"audit", "grants", "groups", "immutable", "keys", "refresh-tokens", "repo", "tokens", "users", "visibility"}
+	"audit", "costly-rules", "grants", "groups", "immutable", "keys", "refresh-tokens", "repo", "tokens", "users", "visibility"}
 
 const maxUserName = 64
 

@@ -85,7 +85,7 @@ func Run(ctx context.Context, opt Options) ([]Check, error) {
 	if p.digest, err = digest.FromReader(p.body()); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context) bool{p.connect, p.api, p.ready, p.login, p.upload, p.send, p.commit, p.head, p.pull, p.ranges, p.manifest, p.namespace, p.referrers} {
+	for _, step := range []func(context.Context) bool{p.connect, p.api, p.ready, p.login, p.upload, p.send, p.commit, p.head, p.pull, p.ranges, p.manifest, p.namespace, p.referrers, p.rules} {
 		if !step(ctx) || ctx.Err() != nil {
 			break
 		}
