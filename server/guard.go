@@ -20,6 +20,7 @@ var (
 	nosniff     = []string{"nosniff"}
 	strictHTTPS = []string{"max-age=31536000"} // a year; other hosts of the domain are not this server's business
 	apiVersion  = []string{"registry/2.0"}
+	closeAfter  = []string{"close"}
 )
 
 // guard is what stands before everything that one listener serves.
@@ -39,6 +40,9 @@ func (g guard) protect(next http.Handler) http.Handler {
 		if g.s.cfg.HSTS && strings.HasPrefix(g.s.origin(r), "https:") {
 			h["Strict-Transport-Security"] = strictHTTPS
 		}
+		if mayHideRequest(r) {
+			h["Connection"] = closeAfter
+		}
 		g.s.noticeProxy(r)
 		if err := g.hosts.check(r); err != nil {
 			g.refuse(w, r, err)
@@ -55,6 +59,14 @@ func (g guard) protect(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// mayHideRequest says whether a proxy in front may have read the end of a request elsewhere than this server did: with
+// both Content-Length and Transfer-Encoding, or Transfer-Encoding in HTTP/1.0. What follows on the connection could then be a
+// request that the proxy took for a body, so it must not be answered (RFC 9112 section 6.1). net/http removes these
+// headers from what it shows, so all requests that may have had them count.
+func mayHideRequest(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
 }
 
 // checkOrigin refuses what a page of another origin makes a browser ask with a method that may change something. Reading

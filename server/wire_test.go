@@ -48,6 +48,35 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// A request whose end a proxy may have read elsewhere is the last on its connection, whatever follows.
+func TestRequestsThatMayHideAnother(t *testing.T) {
+	c := newClient(t, newServer(t))
+	const hidden = "GET /v2/_catalog HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+	for _, x := range []struct {
+		wire string
+		want int // answers
+	}{
+		{"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1},
+		{"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 1},
+		{"POST /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 1},
+		{"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 1},
+		{"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", 1},
+		{"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\n\r\n12345", 2},
+		{"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 2},
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, x.wire+hidden+"GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+		got, _ := io.ReadAll(conn) // a reset, too, is an end
+		conn.Close()
+		if n := strings.Count(string(got), "HTTP/1."); n < x.want || n > x.want && x.want == 1 {
+			t.Errorf("%.100q: %d answers: %s", x.wire, n, got)
+		}
+	}
+}
+
 // wire sends bytes as they are and returns the answer.
 func (c *client) wire(text string) string {
 	c.t.Helper()
