@@ -76,28 +76,33 @@ func start(t *testing.T, dir string, args ...string) *registry {
 	cmd := exec.Command(binary, append([]string{"serve", "--addr", "127.0.0.1:0", "--log-format", "text"}, args...)...)
 	cmd.Dir, cmd.Stderr = dir, log
 	must(t, cmd.Start())
-	stopped := false
+	exited := make(chan struct{})
+	go func() { cmd.Wait(); close(exited) }()
 	r := &registry{t: t, dir: dir, stop: func() {
-		if !stopped {
-			stopped = true
-			cmd.Process.Signal(os.Interrupt)
-			cmd.Wait()
-		}
+		cmd.Process.Signal(os.Interrupt)
+		<-exited
 	}}
 	t.Cleanup(r.stop)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.After(patience); ; {
 		text, err := os.ReadFile(log.Name())
 		must(t, err)
-		if m := regexp.MustCompile(`url=http://127\.0\.0\.1:(\d+)`).FindSubmatch(text); m != nil {
+		if m := serving.FindSubmatch(text); m != nil {
 			r.port = string(m[1])
 			r.url = "http://127.0.0.1:" + r.port
 			return r
 		}
+		select {
+		case <-exited:
+			t.Fatalf("the server does not start: %s", text)
+		case <-deadline:
+			t.Fatalf("the server does not come: %s", text)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	text, _ := os.ReadFile(log.Name())
-	t.Fatalf("the server does not start: %s", text)
-	return nil
 }
+
+// serving is what a server logs when it answers.
+var serving = regexp.MustCompile(`url=http://127\.0\.0\.1:(\d+)`)
 
 // withUsers starts a server with the admin ann and the user alice.
 func withUsers(t *testing.T, args ...string) *registry {
@@ -234,6 +239,20 @@ func TestForeignForm(t *testing.T) {
 	}
 	if status, _ := r.do("alice", "HEAD", "/v2/alice/app/blobs/"+d.String(), ""); status != 404 {
 		t.Errorf("alice has ann's blob: %d", status)
+	}
+}
+
+// Another site's page loads an answer into its own process, as it does with an image or a script.
+func TestForeignPage(t *testing.T) {
+	r, tab := start(t, t.TempDir()), startChromium(t).open()
+	if status, answer := r.do("", "PUT", "/v2/app/manifests/v1", `{"x":1}`, "Content-Type: application/vnd.example+json"); status != 201 {
+		t.Fatal(status, answer)
+	}
+	tab.visit(site(t, "evil.example", "<p>hello"))
+	for _, path := range []string{"/v2/", "/v2/_catalog", "/v2/app/manifests/v1", "/v2/none/tags/list", "/livez", "/metrics", "/nothing"} {
+		if got := tab.run("fetch(%q, {mode: 'no-cors'}).then(r => r.type)", r.url+path); got != "threw TypeError: Failed to fetch" {
+			t.Errorf("%s is loaded: %s", path, got)
+		}
 	}
 }
 

@@ -178,7 +178,7 @@ func (t *tab) happened(m message) {
 	switch m.Method {
 	case "Fetch.requestPaused":
 		go t.fulfil(m.Params)
-	case "Network.responseReceived", "Network.loadingFailed", "Page.loadEventFired", "Page.downloadWillBegin", "Page.frameNavigated":
+	case "Network.responseReceived", "Network.loadingFailed", "Page.loadEventFired":
 		t.events <- m
 	}
 }
