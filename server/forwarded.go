@@ -239,7 +239,7 @@ func (s *Server) noticeProxy(r *http.Request) {
 		return
 	}
 	s.log.Warn("a request says by a header for whom it is passed on, which is believed of no proxy that is not trusted: "+
-		"all clients of that proxy have its address; if it is yours, name it with --trusted-proxies", "header", name, "proxy", r.RemoteAddr)
+		"all clients of that proxy have its address; if it is yours, name it with --trusted-proxies", "header", name, "proxy", peerAddress(r))
 }
 
 // forwardedBy names the first header by which a proxy says something of the client, "" if there is none.

@@ -72,7 +72,7 @@ func hostName(s string) string {
 // isBrowser says whether a request has what browsers send and clients of registries do not. Browsers send Origin and
 // Sec-Fetch-* not always, but all call themselves Mozilla.
 func isBrowser(r *http.Request) bool {
-	for _, name := range []string{"Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-Fetch-User"} {
+	for _, name := range []string{"Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-Fetch-User", "Sec-Fetch-Storage-Access"} {
 		if _, ok := r.Header[name]; ok {
 			return true
 		}

@@ -535,6 +535,9 @@ func TestMirrorEvil(t *testing.T) {
 		evil{name: "another type", answer: func(c string) http.HandlerFunc {
 			return sending(c, func(h http.Header) { h.Set("Content-Type", v1.MediaTypeImageIndex) })
 		}, statuses: failed},
+		evil{name: "a script", answer: func(c string) http.HandlerFunc {
+			return sending(`{"x":"<script>alert(1)</script>"}`, func(h http.Header) { h.Set("Content-Type", "text/html; charset=utf-8") })
+		}, statuses: failed},
 		evil{name: "schema 1", answer: func(c string) http.HandlerFunc {
 			return sending(`{"schemaVersion":1,"name":"a"}`, func(h http.Header) { h.Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+json") })
 		}, statuses: failed},
