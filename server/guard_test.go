@@ -109,12 +109,12 @@ func TestHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := []string{"127.0.0.1", "127.0.0.1:5000", "[::1]:5000", "[::1]", "192.0.2.7:80", "[fe80::1]:5000", "localhost", "LocalHost:5000", "localhost.", "a.localhost:1", "A.B.Localhost",
-		machine, strings.ToUpper(machine) + ":5000", "reg.example", "REG.example:8443", "reg.example.:1", "other.lan:5000", ""}
+		machine, strings.ToUpper(machine) + ":5000", "reg.example", "REG.example:8443", "reg.example.:1", "other.lan:5000", "a.cert.lan", "B.CERT.lan.:1", ""}
 	foreign := []string{"evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", "1.evil.example:5000", "notlocalhost", "reg.example.evil.example",
-		"evil.reg.example", "127.0.0.1evil", "[evil]:5000", "other.lan.evil", ".localhost.evil", "x"}
+		"evil.reg.example", "127.0.0.1evil", "[evil]:5000", "other.lan.evil", ".localhost.evil", "x", "cert.lan", "a.b.cert.lan", "acert.lan"}
 	with := func(loopback bool) http.Handler {
 		return newServer(t, func(cfg *server.Config) {
-			cfg.Loopback, cfg.ExternalURL, cfg.AllowedHosts = loopback, "https://Reg.example:8443", []string{"Other.LAN"}
+			cfg.Loopback, cfg.ExternalURL, cfg.AllowedHosts = loopback, "https://Reg.example:8443", []string{"Other.LAN", "*.Cert.lan"}
 		}).Handler()
 	}
 	loopback, network, users := with(true), with(false), newManaged(t, auth.Config{}).handler

@@ -58,7 +58,8 @@ func (h *hosts) knows(host string) bool {
 		}
 	}
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	return h.names[name] || strings.HasSuffix(name, ".localhost")
+	_, parent, _ := strings.Cut(name, ".")
+	return h.names[name] || h.names["*."+parent] || strings.HasSuffix(name, ".localhost")
 }
 
 // hostName is HOST of HOST or HOST:PORT, as it is.

@@ -38,7 +38,7 @@ type Config struct {
 	TrustedProxies  []netip.Prefix
 	TrustUnix       bool     // a peer on a Unix socket is a trusted proxy
 	MaxConnections  int      // 0: half of the files that the process may have open, 10,000 at most
-	AllowedHosts    []string // names by which a server without users is known, beside its own; without a port
+	AllowedHosts    []string // names by which a server without users is known, beside its own; *.lan is all one label below lan
 	Loopback        bool     // it listens for this machine only
 	CORSOrigins     []string // of pages that may read answers, as ParseOrigin returns them
 	HSTS            bool     // tell browsers that came by HTTPS to do so the next time, too

@@ -33,10 +33,9 @@ func (s *settings) browserConfig(opt *serveOptions) error {
 		}
 		opt.server.AllowedHosts = append(opt.server.AllowedHosts, host)
 	}
-	// A name that the server is told to listen on is one of its own.
-	if listening, _, _ := net.SplitHostPort(opt.address); listening != "" {
-		opt.server.AllowedHosts = append(opt.server.AllowedHosts, listening)
-	}
+	// The names that the server is told to listen on, or to have a certificate for, are its own.
+	listening, _, _ := net.SplitHostPort(opt.address)
+	opt.server.AllowedHosts = append(append(opt.server.AllowedHosts, opt.tls.names...), listening)
 	for _, raw := range s.StringSlice("cors-origins") {
 		origin, err := server.ParseOrigin(strings.TrimSpace(raw))
 		if err != nil {
