@@ -45,7 +45,7 @@ func (tx *Tx) ahead() int64 { return micros(tx.Now.Add(Skew)) }
 var plausible = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // BeginAnew begins what a clock that was ahead has written, up to limit rows of each kind: uploads, pulls of cached
-// manifests, and deletions. It returns how many rows it has changed: none while the clock itself is wrong for certain.
+// manifests, lives of API tokens, and deletions. It returns how many rows it has changed: none while the clock itself is wrong for certain.
 func (tx *Tx) BeginAnew(limit int) (n int64, err error) {
 	if tx.Now.Before(plausible) {
 		return 0, nil
@@ -61,8 +61,27 @@ func (tx *Tx) BeginAnew(limit int) (n int64, err error) {
 		}
 		n += changed
 	}
+	tokens, err := tx.beginTokens(limit)
+	if err != nil {
+		return n, err
+	}
 	deletions, err := tx.beginDeletions(limit)
-	return n + deletions, err
+	return n + tokens + deletions, err
+}
+
+// beginTokens lets API tokens that were made in the future live from now on, for as long as they were given.
+func (tx *Tx) beginTokens(limit int) (n int64, err error) {
+	keys, err := tx.policyKeys(`SELECT 'token', u.name, t.name FROM api_tokens t JOIN users u ON u.id = t.user_id WHERE t.created_at > ? LIMIT ?`, tx.ahead(), limit)
+	for _, k := range keys {
+		if err == nil {
+			_, err = tx.run(`UPDATE api_tokens SET expires_at = CASE expires_at WHEN 0 THEN 0 ELSE expires_at - created_at + ? END, created_at = ?
+				WHERE name = ? AND user_id = (SELECT id FROM users WHERE name = ?)`, micros(tx.Now), micros(tx.Now), k.Item, k.Name)
+		}
+	}
+	if len(keys) > 0 {
+		err = tx.policyChanged(err, keys...)
+	}
+	return int64(len(keys)), err
 }
 
 // beginDeletions gives changes and deletions from the future a time now. Those of one transaction keep one time in common,

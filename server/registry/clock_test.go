@@ -250,3 +250,35 @@ func TestCollectUnderAClockThatWasNeverSet(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An API token that was made while the clock was ahead lives for as long as it was given, from when the clock was right.
+func TestAPITokenAfterAWrongClock(t *testing.T) {
+	f := newFixture(t)
+	f.ahead(func() {
+		err := f.db.Update(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.CreateUser(db.User{Name: "alice", Password: "x"})
+			for name, expires := range map[string]time.Time{"an hour": tx.Now.Add(time.Hour), "for ever": {}} {
+				if err == nil {
+					err = tx.CreateAPIToken(db.APIToken{User: "alice", Name: name, Hash: []byte(name), ExpiresAt: expires})
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := f.ExpireUploads(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := f.db.View(t.Context(), func(tx *db.Tx) error {
+		tokens, err := tx.APITokens("alice")
+		if len(tokens) != 2 || tokens[0].ExpiresAt.Sub(tx.Now).Round(time.Second) != time.Hour || !tokens[1].ExpiresAt.IsZero() || db.IsAhead(tokens[1].CreatedAt, tx.Now) {
+			t.Errorf("now %v: %+v", tx.Now, tokens)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
