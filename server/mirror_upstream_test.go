@@ -323,6 +323,28 @@ func TestMirrorIsNoAmplifier(t *testing.T) {
 	}
 }
 
+// TestMirrorBoundsStrangers sees that many addresses are no way around the limit of one, and that a /64 is one address.
+func TestMirrorBoundsStrangers(t *testing.T) {
+	o := newOrigin(t)
+	m := newMirror(t, o, "", patiently, behindProxy)
+	refused := 0
+	for i := range 300 {
+		if a := m.from(fmt.Sprintf("192.0.2.%d", i%250), "GET", fmt.Sprintf("/v2/up.example/none/manifests/t%d", i)); a.StatusCode == 429 {
+			refused++
+		}
+	}
+	if asked := len(o.requests()); asked > 241 || refused != 300-asked {
+		t.Errorf("asked %d times, %d refused", asked, refused)
+	}
+	m.pass(time.Hour)
+	for i := range 100 {
+		m.from(fmt.Sprintf("2001:db8::%x:1", i), "GET", fmt.Sprintf("/v2/up.example/none/manifests/u%d", i))
+	}
+	if asked := len(o.requests()); asked > 61 {
+		t.Errorf("asked %d times for one network", asked)
+	}
+}
+
 // TestMirrorAsksOnce sees that clients who want to know the same have it asked once, lists and sizes too.
 func TestMirrorAsksOnce(t *testing.T) {
 	o := newOrigin(t)

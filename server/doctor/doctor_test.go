@@ -266,6 +266,7 @@ func TestTroubles(t *testing.T) {
 		"registry is down":          {false, false, on("GET", "/v2/", status(502)), "api", doctor.Problem, "does not reach"},
 		"queries are refused":       {false, false, on("GET", "ns=", status(403)), "ns", doctor.Problem, "?ns="},
 		"DELETE is refused":         {false, false, on("DELETE", "/v2/", status(405)), "delete", doctor.Warning, "DELETE pass"},
+		"nothing may be deleted":    {false, false, both(on("PATCH", "/uploads/", status(413)), on("DELETE", "/v2/", status(405))), "delete", doctor.Warning, "expires"},
 		"no referrers":              {false, false, on("GET", "/referrers/", status(404)), "referrers", doctor.Warning, "tags"},
 		"push is forbidden":         {false, false, on("POST", "/uploads/", status(403)), "location", doctor.Problem, "right to push"},
 	} {
@@ -286,6 +287,10 @@ func TestTroubles(t *testing.T) {
 			}
 		})
 	}
+}
+
+func both(outer, inner proxy) proxy {
+	return func(next http.Handler) http.Handler { return outer(inner(next)) }
 }
 
 func dropAuthorization(next http.Handler) http.Handler {

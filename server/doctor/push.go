@@ -446,7 +446,10 @@ func (p *patient) remove(ctx context.Context) {
 	switch {
 	case p.pushed != "" || len(p.blobs) > 0:
 	case p.location != "": // an upload that was not finished
-		p.do(ctx, http.MethodDelete, p.location, nil, nil)
+		answer, _, err := p.do(ctx, http.MethodDelete, p.location, nil, nil)
+		if err != nil || answer.StatusCode >= 300 && answer.StatusCode != http.StatusNotFound {
+			l.warning("it expires by itself; a registry that does not let unfinished uploads expire keeps their bytes", "%s; left behind: an unfinished upload to %s", describe(answer, err), p.repo)
+		}
 		return
 	default:
 		return
