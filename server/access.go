@@ -133,7 +133,7 @@ func (s *Server) serveMetrics(w *recorder, r *http.Request) error {
 			err = registry.Unauthorized.With(nil)
 		}
 		if err != nil {
-			w.Header().Set("Www-Authenticate", `Basic realm="`+auth.Service+`"`)
+			w.Header().Set("Www-Authenticate", basicChallenge)
 			return err
 		}
 		w.caller = caller

@@ -45,9 +45,9 @@ func (s *Server) sender(hops []hop, peer netip.Addr) netip.Addr {
 }
 
 // origin returns scheme://host[:port] of this server as the client sees it, without a port that goes without saying. The
-// host consists of letters, digits, dots and dashes or is an IPv6 address in brackets: an origin may be put in quotes. A
-// request that says something else gets the address that it came in by. That the client came by HTTPS is believed of every
-// peer: it will send a password there, and who lies about that harms only themselves.
+// host consists of letters, digits, dots, dashes and underscores or is an IPv6 address in brackets: an origin may be put in
+// quotes. A request that says something else gets the address that it came in by. That the client came by HTTPS is believed
+// of every peer: it will send a password there, and who lies about that harms only themselves.
 func (s *Server) origin(r *http.Request) string {
 	if s.cfg.ExternalURL != "" {
 		return s.cfg.ExternalURL
@@ -108,10 +108,13 @@ func isPort(s string) bool {
 	return err == nil && n > 0 && strconv.FormatUint(n, 10) == s
 }
 
-// isName says whether a host is a DNS name or an IPv4 address.
-func isName(host string) bool { return len(host) <= 253 && namePattern.MatchString(host) }
+// isName says whether a host is a DNS name or an IPv4 address. Names in private networks have underscores, and a dot at the
+// end says that nothing is to be added.
+func isName(host string) bool {
+	return len(strings.TrimSuffix(host, ".")) <= 253 && namePattern.MatchString(host)
+}
 
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
 
 func joinOrigin(scheme, host, port string) string {
 	if port == "" || scheme == "http" && port == "80" || scheme == "https" && port == "443" {

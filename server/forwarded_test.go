@@ -187,14 +187,16 @@ func TestParseHost(t *testing.T) {
 	for s, want := range map[string][2]string{
 		"localhost": {"localhost", ""}, "a-b.c:1": {"a-b.c", "1"}, "A.example:65535": {"A.example", "65535"}, "127.0.0.1:5000": {"127.0.0.1", "5000"},
 		"[::1]": {"[::1]", ""}, "[fd00::a]:5000": {"[fd00::a]", "5000"}, "1": {"1", ""},
+		"a_b:5000": {"a_b", "5000"}, "registry.dc_1.consul": {"registry.dc_1.consul", ""}, "_x": {"_x", ""}, "a.:5000": {"a.", "5000"},
+		"registry.lan.": {"registry.lan.", ""}, strings.Repeat("a", 253) + ".": {strings.Repeat("a", 253) + ".", ""},
 	} {
 		if host, port, ok := ParseHost(s); !ok || host != want[0] || port != want[1] {
 			t.Errorf("%q: %q, %q, %v", s, host, port, ok)
 		}
 	}
 	for _, s := range []string{
-		"", ":", ":1", "a:", "a:0", "a:01", "a:+1", "a:65536", "a:x", "a:1:2", "-a", "a-", ".a", "a.", "a..b", "a_b", "a b", "a/b", "a\nb", "a'b", "$(a)",
-		"..", "::1", "[::1", "::1]", "[::1]x", "[::1]:", "[::1]]", "[[::1]]", "[127.0.0.1]", "[::1%eth0]", "[]", "a]:1", "\u017f", "\u212a.example", strings.Repeat("a", 254),
+		"", ":", ":1", "a:", "a:0", "a:01", "a:+1", "a:65536", "a:x", "a:1:2", "-a", "a-", ".a", ".", "a..", "a..b", "a b", "a/b", "a\nb", "a'b", "$(a)",
+		"..", "::1", "[::1", "::1]", "[::1]x", "[::1]:", "[::1]]", "[[::1]]", "[127.0.0.1]", "[::1%eth0]", "[]", "a]:1", "\u017f", "\u212a.example", strings.Repeat("a", 254), strings.Repeat("a", 254) + ".",
 	} {
 		if host, port, ok := ParseHost(s); ok {
 			t.Errorf("%q: %q, %q", s, host, port)

@@ -415,15 +415,15 @@ func model(v variant, p principal, k kind, anonymous bool) (want outcome, challe
 	unauthorized := outcome{401, "UNAUTHORIZED"}
 	if v.needs == needPassword {
 		if p.invalid || p.bearer {
-			return unauthorized, `Basic realm="registry"`
+			return unauthorized, `Basic realm="registry", charset="UTF-8"`
 		}
 		return want, ""
 	}
 	challenge = `Bearer realm="http://example.com/auth/token",service="registry"`
 	word := map[needs]string{needPull: "pull", needPush: "pull,push", needMove: "pull,push", needDelete: "pull,delete"}[v.needs]
 	mounts := strings.HasPrefix(v.name, "mount")
-	source := "" // is named by whoever may ask for more with another token
-	if mounts && (v.name == "mount" || k.exists && p.bearer && p.allows(k, anonymous).create && !p.narrow) {
+	source := "" // is named where the request names it
+	if v.name == "mount" {
 		source = " repository:" + sourceRepo + ":pull"
 	}
 	switch {
@@ -451,10 +451,8 @@ func model(v variant, p principal, k kind, anonymous bool) (want outcome, challe
 	switch {
 	case may && v.needs == needMove && !c.push && k.exists:
 		return outcome{403, "DENIED"}, ""
-	case may && mounts && p.bearer && source != "":
-		return unauthorized, challenge // the token does not name where it would come from
 	case may && mounts && p.bearer:
-		return outcome{202, ""}, "" // there is no such blob
+		return outcome{202, ""}, "" // the token does not name where it would come from, or there is no such blob
 	case may:
 		return want, ""
 	case p.user == "" || p.bearer:

@@ -27,7 +27,7 @@ func (s *Server) getToken(w *recorder, r *http.Request) error {
 	if err != nil {
 		return refuseLogin(w, err)
 	}
-	return s.writeToken(w, r, caller, s.tokenRequest(r, q["scope"], q.Get("client_id"), q.Get("offline_token") == "true"))
+	return s.writeToken(w, r, caller, s.tokenRequest(r, q["scope"], q.Get("client_id"), q.Get("offline_token") == "true"), q.Get("service"))
 }
 
 // postToken is getToken in the form of OAuth 2.0 (distribution, "Docker Registry v2 authentication using OAuth2"; RFC 6749
@@ -52,7 +52,7 @@ func (s *Server) postToken(w *recorder, r *http.Request) error {
 		return refuseLogin(w, err)
 	}
 	offline := f.Get("access_type") == "offline" || f.Get("offline_token") == "true" || f.Get("grant_type") == "refresh_token"
-	return s.writeToken(w, r, caller, s.tokenRequest(r, scopes, f.Get("client_id"), offline))
+	return s.writeToken(w, r, caller, s.tokenRequest(r, scopes, f.Get("client_id"), offline), r.Form.Get("service"))
 }
 
 // readTokenForm returns the fields of a request's form, and the scopes, which may be in the query as well. A body of
@@ -68,6 +68,7 @@ func readTokenForm(w http.ResponseWriter, r *http.Request, idle time.Duration) (
 		}
 	}
 	if err := r.ParseForm(); err != nil {
+		wrong.Err = err
 		return nil, nil, wrong
 	}
 	return r.PostForm, r.Form["scope"], nil
@@ -78,15 +79,21 @@ func (s *Server) tokenRequest(r *http.Request, scopes []string, client string, r
 	return auth.TokenRequest{Scopes: s.withMirrors(auth.ParseScopes(scopes)), Manage: len(scopes) == 0, Refresh: refresh, Client: client, From: s.clientAddress(r)}
 }
 
+// basicChallenge says that names and passwords are UTF-8 (RFC 7617 section 2.1).
+const basicChallenge = `Basic realm="` + auth.Service + `", charset="UTF-8"`
+
 // refuseLogin adds to an Unauthorized error how to log in here. Other errors stay as they are.
 func refuseLogin(w *recorder, err error) error {
 	if registry.Unauthorized.Is(err) {
-		w.Header().Set("Www-Authenticate", `Basic realm="`+auth.Service+`"`)
+		w.Header().Set("Www-Authenticate", basicChallenge)
 	}
 	return err
 }
 
-func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, asked auth.TokenRequest) error {
+// writeToken issues a token for a service, which a request need not name. Docker and skopeo count a token's life from
+// issued_at on their own clock, which may be an hour behind: clients that name a service are not told. The plainest request
+// names none, and what sends that knows the field.
+func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, asked auth.TokenRequest, service string) error {
 	w.caller = caller
 	t, err := s.cfg.Auth.Issue(r.Context(), caller, s.registry, asked)
 	if err != nil {
@@ -96,15 +103,19 @@ func (s *Server) writeToken(w *recorder, r *http.Request, caller auth.Caller, as
 	for _, a := range t.Scopes {
 		granted = append(granted, a.String())
 	}
+	issuedAt := t.IssuedAt.Format(time.RFC3339)
+	if service != "" {
+		issuedAt = ""
+	}
 	body, err := json.Marshal(struct {
 		Token     string `json:"token"`
 		Access    string `json:"access_token"`
 		Type      string `json:"token_type"`
 		ExpiresIn int    `json:"expires_in"` // seconds
-		IssuedAt  string `json:"issued_at"`
+		IssuedAt  string `json:"issued_at,omitempty"`
 		Scope     string `json:"scope"`
 		Refresh   string `json:"refresh_token,omitempty"`
-	}{t.Token, t.Token, "Bearer", int(t.ExpiresIn.Seconds()), t.IssuedAt.Format(time.RFC3339), strings.Join(granted, " "), t.Refresh})
+	}{t.Token, t.Token, "Bearer", int(t.ExpiresIn.Seconds()), issuedAt, strings.Join(granted, " "), t.Refresh})
 	if err != nil {
 		return err
 	}

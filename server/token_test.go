@@ -1,7 +1,9 @@
 package server
 
 import (
+	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
 	"registry/db"
@@ -19,6 +21,20 @@ func TestBearerGetsNoToken(t *testing.T) {
 		form := url.Values{"access_type": {"offline"}}.Encode()
 		if got := w.ask("POST", "/auth/token", form, bearer(token), "Content-Type: application/x-www-form-urlencoded"); got.Code != 401 {
 			t.Error(got.Code)
+		}
+	}
+}
+
+// issued_at is for those who know the field, and not for those who count a token's life from it on a clock of their own.
+func TestIssuedAt(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice")
+	for query, want := range map[string]bool{"scope=repository:alice/a:pull": true, "": true, "service=": true, "service=registry": false, "service=other&scope=repository:alice/a:pull": false} {
+		form := []string{"Content-Type: application/x-www-form-urlencoded", basic("alice", password("alice"))}
+		for _, got := range []*httptest.ResponseRecorder{w.ask("GET", "/auth/token?"+query, "", form[1]), w.ask("POST", "/auth/token", query, form...)} {
+			if has := strings.Contains(got.Body.String(), `"issued_at":"2`); got.Code != 200 || has != want || strings.Contains(got.Body.String(), "issued_at") != want {
+				t.Errorf("%q: %d, issued_at %v", query, got.Code, has)
+			}
 		}
 	}
 }

@@ -20,8 +20,8 @@ func (s *Server) postUpload(w *recorder, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
-	if q.Has("mount") {
-		d, mounted, err := s.mount(w, r, t, q.Get("mount"), q.Get("from"))
+	if d, err := registry.ParseDigest(q.Get("mount")); err == nil { // what cannot be mounted is uploaded
+		mounted, err := s.mount(w, r, t, d, q.Get("from"))
 		if err != nil {
 			return err
 		}
@@ -55,42 +55,28 @@ func (s *Server) postBlob(w *recorder, r *http.Request, t target, text string) e
 	return nil
 }
 
-func (s *Server) mount(w *recorder, r *http.Request, t target, text, from string) (d digest.Digest, mounted bool, err error) {
-	if d, err = registry.ParseDigest(text); err != nil {
-		return "", false, err
-	}
+// mount gives the repository a blob that another one has, or any other if from is empty. mounted is false if there is none
+// that the caller, as his token stands, may read, or from is no name: the client uploads the blob then, as if it were not
+// there, and is told of no repository.
+func (s *Server) mount(w *recorder, r *http.Request, t target, d digest.Digest, from string) (mounted bool, err error) {
 	var source registry.RepoName
 	if from != "" {
 		if source, err = registry.ParseRepoName(from); err != nil {
-			return "", false, err
+			return false, nil
 		}
 	}
-	if source, err = s.mountable(w, r, d, source); err != nil || source == "" && s.cfg.Auth != nil {
-		return d, false, err
+	if s.cfg.Auth != nil {
+		if source, err = s.mountable(w, r, d, source); source == "" || err != nil {
+			return false, err
+		}
 	}
-	mounted, err = w.registry.MountBlob(r.Context(), t.repo, d, source)
-	return d, mounted, err
+	return w.registry.MountBlob(r.Context(), t.repo, d, source)
 }
 
-// mountable is the repository that a blob may be mounted from: from, or if that is empty any; "" if the caller may read
-// none that has it. He is not told: he uploads the blob then, as if it were not there. Unauthorized with a challenge that
-// names the repository if he may read it, and his bearer token does not say so.
+// mountable is the repository that a blob may be mounted from: from, or if that is empty any; "" if the
+// caller may read none that has it.
 func (s *Server) mountable(w *recorder, r *http.Request, d digest.Digest, from registry.RepoName) (registry.RepoName, error) {
-	if s.cfg.Auth == nil {
-		return from, nil
-	}
-	source, err := s.source(r, d, from, s.cfg.Auth.MayMount(w.caller))
-	if source != "" || err != nil {
-		return source, err
-	}
-	if w.source, err = s.source(r, d, from, s.cfg.Auth.MayRead(w.caller)); w.source == "" || err != nil {
-		return "", err
-	}
-	return "", s.challenge(w, r, registry.Unauthorized.With(nil))
-}
-
-// source is mountable for somebody who may read what mayRead says.
-func (s *Server) source(r *http.Request, d digest.Digest, from registry.RepoName, mayRead func(registry.RepoName, bool) (bool, error)) (registry.RepoName, error) {
+	mayRead := s.cfg.Auth.MayMount(w.caller)
 	if from == "" {
 		found, err := s.registry.FindBlob(r.Context(), d, mayRead)
 		if registry.BlobUnknown.Is(err) {

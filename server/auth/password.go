@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/text/unicode/norm"
 )
 
 // Passwords are hashed with argon2id (RFC 9106), with the parameters that OWASP's Password Storage Cheat Sheet gives for
@@ -54,7 +55,7 @@ func CheckNewPassword(password string) error {
 	switch {
 	case !utf8.ValidString(password) || strings.ContainsRune(password, 0):
 		return errors.New("a password is text in UTF-8")
-	case utf8.RuneCountInString(password) < minPassword:
+	case utf8.RuneCountInString(composed(password)) < minPassword:
 		return fmt.Errorf("a password has at least %d characters", minPassword)
 	case len(password) > maxPassword:
 		return fmt.Errorf("a password has at most %d bytes", maxPassword)
@@ -64,6 +65,10 @@ func CheckNewPassword(password string) error {
 	return nil
 }
 
+// composed is a password as it is hashed. What a person types is sent with accents as characters of their own by some
+// systems and not by others (RFC 8265 section 4.2.2).
+func composed(password string) string { return norm.NFC.String(password) }
+
 var hashText = base64.RawStdEncoding
 
 // hashPassword returns the hash in the text form of the Password Hashing Competition.
@@ -72,7 +77,7 @@ func hashPassword(password string) (string, error) {
 	if _, err := rand.Read(salt); err != nil {
 		return "", err
 	}
-	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, keySize)
+	key := argon2.IDKey([]byte(composed(password)), salt, argonTime, argonMemory, argonThreads, keySize)
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
 		hashText.EncodeToString(salt), hashText.EncodeToString(key)), nil
 }
@@ -81,8 +86,18 @@ func hashPassword(password string) (string, error) {
 var nobodysHash = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
 	hashText.EncodeToString(make([]byte, saltSize)), hashText.EncodeToString(make([]byte, keySize)))
 
-// checkPassword says whether a password has a hash, and whether that is weaker than those made now.
+// checkPassword says whether a password has a hash, and whether that is weaker than those made now. One that was made of
+// the password as it came, by another program or an earlier version, is.
 func checkPassword(hash, password string) (ok, weak bool, err error) {
+	ok, weak, err = compareHash(hash, composed(password))
+	if err != nil || ok || composed(password) == password {
+		return ok, weak, err
+	}
+	ok, _, err = compareHash(hash, password)
+	return ok, true, err
+}
+
+func compareHash(hash, password string) (ok, weak bool, err error) {
 	if isBcrypt(hash) {
 		err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password[:min(len(password), maxBcrypt)]))
 		if errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {

@@ -42,6 +42,25 @@ func TestPasswords(t *testing.T) {
 			t.Errorf("%q: %v %v %v", x.password, ok, weak, err)
 		}
 	}
+	// The same text with its accents as characters of their own, and hashes of it by those who did not know that.
+	const one, two = "caf\u00e9 cr\u00e8me", "cafe\u0301 cre\u0300me"
+	for _, password := range []string{one, two} {
+		hash, err := hashPassword(password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, typed := range []string{one, two} {
+			if ok, weak, err := checkPassword(hash, typed); !ok || weak || err != nil {
+				t.Errorf("%+q hashed, %+q typed: %v %v %v", password, typed, ok, weak, err)
+			}
+		}
+	}
+	if ok, weak, err := checkPassword(bcryptHash(t, two), two); !ok || !weak || err != nil {
+		t.Error("a hash of the decomposed text:", ok, weak, err)
+	}
+	if ok, _, err := checkPassword(bcryptHash(t, two), two+"x"); ok || err != nil {
+		t.Error("a wrong password is right:", err)
+	}
 	if ok, _, err := checkPassword(nobodysHash, ""); ok || err != nil {
 		t.Error("nobody has a password", err)
 	}
@@ -50,7 +69,7 @@ func TestPasswords(t *testing.T) {
 func TestNewPasswords(t *testing.T) {
 	for password, ok := range map[string]bool{
 		"1234567x": true, "ééééüüüü": true, strings.Repeat("x", maxPassword): true,
-		"": false, "1234567": false, "ééééüüü": false, strings.Repeat("x", maxPassword+1): false, "1234\x005678": false, "1234\xff5678": false,
+		"": false, "1234567": false, "ééééüüü": false, "e\u0301e\u0301e\u0301e\u0301": false, strings.Repeat("x", maxPassword+1): false, "1234\x005678": false, "1234\xff5678": false,
 	} {
 		if err := CheckNewPassword(password); (err == nil) != ok {
 			t.Errorf("%.20q: %v", password, err)

@@ -162,7 +162,12 @@ func TestParseScopes(t *testing.T) {
 		"repository:a:":                                         "",
 		"repository:a":                                          "",
 		"repository:host:5000/a:pull":                           "",
-		"repository(plugin):a:pull":                             "",
+		"repository(plugin):a/b:pull,push":                      "repository:a/b:pull,push",
+		"repository(plugin):a:pull repository:a:push":           "repository:a:pull,push",
+		"repository(plugin:a:pull":                              "",
+		"repository():a:pull":                                   "",
+		"repository(Plug in):a:pull":                            "",
+		"(plugin):a:pull":                                       "",
 		"registry:other:*":                                      "",
 		"repository:a:pull:push":                                "",
 		strings.Repeat("x", 5000) + " repository:a:pull":        "repository:a:pull",
@@ -197,7 +202,9 @@ func FuzzParseScopes(f *testing.F) {
 			texts = append(texts, a.String())
 			asked := ""
 			for _, field := range strings.Fields(one + " " + two) {
-				if names, ok := strings.CutPrefix(field, a.Type+":"+a.Name+":"); ok {
+				kind, rest, _ := strings.Cut(field, ":")
+				kind, _, _ = strings.Cut(kind, "(")
+				if names, ok := strings.CutPrefix(kind+":"+rest, a.Type+":"+a.Name+":"); ok {
 					asked += "," + names + ","
 				}
 			}

@@ -58,12 +58,13 @@ func addScope(scopes []Access, s Access) []Access {
 	return append(scopes, s)
 }
 
-// parseScope reads the form type:name:action,action. A name has no colon but the one before a port, which nothing here
+// parseScope reads the form type:name:action,action or type(class):name:action,action. A name has no colon but the one before a port, which nothing here
 // has.
 func parseScope(s string) (a Access, ok bool) {
 	kind, rest, _ := strings.Cut(s, ":")
+	kind, classed := withoutClass(kind)
 	name, actions, found := strings.Cut(rest, ":")
-	if !found || strings.Contains(actions, ":") {
+	if !found || !classed || strings.Contains(actions, ":") {
 		return Access{}, false
 	}
 	switch kind {
@@ -89,6 +90,17 @@ func parseScope(s string) (a Access, ok bool) {
 		}
 	}
 	return a, len(a.Actions) > 0
+}
+
+// withoutClass takes the class from a type such as repository(plugin), which says what Docker expects of the content. Rights
+// do not differ by it.
+func withoutClass(kind string) (plain string, ok bool) {
+	plain, class, found := strings.Cut(kind, "(")
+	if !found {
+		return kind, true
+	}
+	class, ok = strings.CutSuffix(class, ")")
+	return plain, ok && class != "" && strings.Trim(class, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
 }
 
 // String is the way back of parseScope.

@@ -163,7 +163,7 @@ func certificateNames(raw []string) (names []string, err error) {
 		if host, port, ok := server.ParseHost(strings.TrimPrefix(name, "*.")); !ok || port != "" || strings.HasPrefix(host, "[") {
 			return nil, fmt.Errorf("%q is neither a DNS name nor an address", name)
 		}
-		names = append(names, name)
+		names = append(names, strings.TrimSuffix(name, ".")) // as clients compare them (RFC 6066 section 3)
 	}
 	return names, nil
 }
