@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -85,13 +84,17 @@ func (s *Server) putManifest(w *recorder, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
+	only, err := readCondition(r)
+	if err != nil {
+		return err
+	}
 	content, err := readLimited(r, s.cfg.MaxManifest)
 	if err != nil {
 		return err
 	}
 	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	res, err := w.registry.PutManifest(r.Context(), t.repo, registry.Put{
-		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags,
+		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags, If: only,
 	})
 	if err != nil {
 		return err
@@ -147,11 +150,15 @@ func readLimited(r *http.Request, limit int64) ([]byte, error) {
 
 // deleteManifest removes a tag, or a manifest with all of its tags ("Deleting tags", "Deleting Manifests", end-9).
 func (s *Server) deleteManifest(w *recorder, r *http.Request, t target) error {
-	err := errors.New("no reference")
-	if t.reference.Digest != "" {
+	only, err := readCondition(r)
+	switch {
+	case err != nil:
+	case t.reference.Tag != "":
+		err = w.registry.DeleteTagIf(r.Context(), t.repo, t.reference.Tag, only)
+	case !only.Holds(t.reference.Digest): // which is what it is
+		err = registry.ConditionFailed.With(nil)
+	default:
 		err = w.registry.DeleteManifest(r.Context(), t.repo, t.reference.Digest)
-	} else if t.reference.Tag != "" {
-		err = w.registry.DeleteTag(r.Context(), t.repo, t.reference.Tag)
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"registry/server/registry"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 )
 
 // The commands that list, remove and copy. They work on the database beside a running server, as the server itself
@@ -129,6 +130,13 @@ func (p *Program) tagRemove(ctx context.Context, s *settings) error {
 			return usagef("%s: want REPO:TAG or REPO@DIGEST; for all tags say '%s:*'", what, what)
 		}
 	}
+	only, err := s.condition()
+	if err != nil {
+		return err
+	}
+	if only != (registry.Condition{}) && (len(patterns) != 1 || patterns[0].isGlob() || patterns[0].tag == "") {
+		return usagef("--if-match goes with one REPO:TAG")
+	}
 	return p.remove(ctx, s, removal{
 		noun:     "tag or manifest",
 		nouns:    "tags and manifests",
@@ -140,7 +148,7 @@ func (p *Program) tagRemove(ctx context.Context, s *settings) error {
 			if what.digest != "" {
 				return reg.DeleteManifest(ctx, registry.RepoName(what.repo), what.digest)
 			}
-			return reg.DeleteTag(ctx, registry.RepoName(what.repo), registry.Tag(what.tag))
+			return reg.DeleteTagIf(ctx, registry.RepoName(what.repo), registry.Tag(what.tag), only)
 		},
 	})
 }
@@ -288,6 +296,13 @@ func (p *Program) copy(ctx context.Context, s *settings) (err error) {
 	if dst.tag == "" {
 		dst.tag = src.tag
 	}
+	only, err := s.condition()
+	if err != nil {
+		return err
+	}
+	if dst.tag == "" && only != (registry.Condition{}) {
+		return usagef("%s: --if-match and --if-absent want REPO:TAG to copy to", dst)
+	}
 	reg, stores, err := p.openExisting(ctx, s)
 	if err != nil {
 		return err
@@ -297,11 +312,34 @@ func (p *Program) copy(ctx context.Context, s *settings) (err error) {
 	if dst.tag != "" {
 		tags = append(tags, registry.Tag(dst.tag))
 	}
-	done, err := reg.Copy(ctx, from, ref, registry.RepoName(dst.repo), tags, !s.Bool("no-referrers"))
+	done, err := reg.CopyIf(ctx, from, ref, registry.CopyTarget{Repository: registry.RepoName(dst.repo), Tags: tags, Referrers: !s.Bool("no-referrers"), If: only})
+	if registry.ConditionFailed.Is(err) {
+		return explain(dst, err)
+	}
 	if err != nil {
 		return explain(src, err)
 	}
 	return printCopy(s, dst, done)
+}
+
+// condition is what the flags ask of a tag before it changes.
+func (s *settings) condition() (only registry.Condition, err error) {
+	if s.Bool("if-absent") {
+		only.NoneMatch = &registry.Digests{Any: true}
+	}
+	text := s.String("if-match")
+	if text == "" {
+		return only, nil
+	}
+	d, err := registry.ParseDigest(text)
+	if err != nil {
+		return only, usagef("--if-match: %w", err)
+	}
+	if only.NoneMatch != nil {
+		return only, usagef("say --if-match or --if-absent, not both")
+	}
+	only.Match = &registry.Digests{Of: []digest.Digest{d}}
+	return only, nil
 }
 
 func printCopy(s *settings, dst pattern, done registry.CopyResult) error {

@@ -231,6 +231,14 @@ func removeFlags() []cli.Flag {
 	}
 }
 
+func ifMatchFlags() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "if-match", Usage: "only if the tag still points at this `DIGEST`"}}
+}
+
+func conditionFlags() []cli.Flag {
+	return append(ifMatchFlags(), &cli.BoolFlag{Name: "if-absent", Usage: "only if there is no such tag yet"})
+}
+
 func copyFlags() []cli.Flag {
 	return []cli.Flag{&cli.BoolFlag{Name: "no-referrers", Usage: "leave signatures, SBOMs and other referrers behind"}}
 }

@@ -79,6 +79,10 @@ func (p *Program) tagRestore(ctx context.Context, s *settings) (err error) {
 			return usagef("--to: %w", err)
 		}
 	}
+	only, err := s.condition()
+	if err != nil {
+		return err
+	}
 	reg, stores, err := p.openExisting(ctx, s)
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (p *Program) tagRestore(ctx context.Context, s *settings) (err error) {
 			return err
 		}
 	}
-	if to, err = reg.RestoreTag(ctx, repo, tag, to); err != nil {
+	if to, err = reg.RestoreTagIf(ctx, repo, tag, to, only); err != nil {
 		return err
 	}
 	if s.Bool("json") {

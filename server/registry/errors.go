@@ -49,6 +49,8 @@ var (
 	RuleUnknown       = &Code{"RULE_UNKNOWN", 404, "no such rule"}
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
 	Misdirected       = &Code{"DENIED", 421, "the request is for another host"}
+	ConditionFailed   = &Code{"PRECONDITION_FAILED", 412, "the condition of the request is not met"}
+	BodyStalled       = &Code{"REQUEST_TIMEOUT", 408, "the body of the request stayed away too long"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}

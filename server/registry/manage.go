@@ -13,7 +13,18 @@ import (
 
 // DeleteTag removes a tag and nothing else (end-9). ManifestUnknown.
 func (r *Registry) DeleteTag(ctx context.Context, repo RepoName, tag Tag) error {
+	return r.DeleteTagIf(ctx, repo, tag, Condition{})
+}
+
+// DeleteTagIf is DeleteTag under a condition. ConditionFailed.
+func (r *Registry) DeleteTagIf(ctx context.Context, repo RepoName, tag Tag, only Condition) error {
 	err := r.db.Reclaim(ctx, func(tx *db.Tx) error {
+		if _, err := tx.StatTaggedManifest(repo, tag); err != nil {
+			return err
+		}
+		if err := only.check(tx, repo, Reference{Tag: tag}); err != nil {
+			return err
+		}
 		if err := r.refuseImmutable(tx, repo, string(tag)); err != nil {
 			return err
 		}
@@ -143,7 +154,21 @@ type CopyResult struct {
 // the manifests that have any of these as their subject; then it points tags at it. All or nothing, and no bytes are
 // copied. Within one repository it only tags. ManifestUnknown.
 func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to RepoName, tags []Tag, referrers bool) (CopyResult, error) {
+	return r.CopyIf(ctx, from, src, CopyTarget{Repository: to, Tags: tags, Referrers: referrers})
+}
+
+// CopyTarget is where a manifest is copied to.
+type CopyTarget struct {
+	Repository RepoName
+	Tags       []Tag
+	Referrers  bool
+	If         Condition // of what each of Tags points at
+}
+
+// CopyIf is Copy under a condition. ConditionFailed.
+func (r *Registry) CopyIf(ctx context.Context, from RepoName, src Reference, target CopyTarget) (CopyResult, error) {
 	var result CopyResult
+	to, tags := target.Repository, target.Tags
 	if _, mirrored := r.mirrored(to); mirrored {
 		return result, Denied.With("repositories under this name mirror another registry")
 	}
@@ -152,7 +177,7 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 		if err != nil {
 			return unknown(err, ManifestUnknown, src.String())
 		}
-		c := copier{tx: tx, referrers: referrers, copied: map[digest.Digest]int64{}, blobs: map[int64]bool{}}
+		c := copier{tx: tx, referrers: target.Referrers, copied: map[digest.Digest]int64{}, blobs: map[int64]bool{}}
 		if c.to, err = tx.MakeRepository(to, r.public); err != nil {
 			return err
 		}
@@ -163,6 +188,9 @@ func (r *Registry) Copy(ctx context.Context, from RepoName, src Reference, to Re
 			}
 		}
 		for _, tag := range tags {
+			if err := target.If.check(tx, to, Reference{Tag: tag}); err != nil {
+				return err
+			}
 			if err := r.setTag(tx, to, tag, db.Manifest{RepositoryID: c.to, ID: id, Digest: root.Digest}); err != nil {
 				return err
 			}

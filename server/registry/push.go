@@ -16,7 +16,8 @@ type Put struct {
 	Tags      []Tag     // more tags it gets, if it is pushed by digest
 	MediaType string    // Content-Type without parameters, "" if the client gave none
 	Content   []byte
-	KeepTags  bool // a tag that points at something else is not moved, nor is a manifest made one of another type: Denied
+	KeepTags  bool      // a tag that points at something else is not moved, nor is a manifest made one of another type: Denied
+	If        Condition // of what Ref names
 	// Sparse says what may be missing, if the registry does not let more be.
 	Sparse Sparse
 }
@@ -29,7 +30,7 @@ type PutResult struct {
 
 // PutManifest stores a manifest and points tags at it, all or nothing ("Pushing manifests", end-7a and end-7b). Errors:
 // ManifestInvalid; DigestInvalid if the content does not have the digest of Ref; ManifestBlobUnknown, with the missing
-// digests as its detail, if the repository lacks what the manifest needs and may not lack it.
+// digests as its detail, if the repository lacks what the manifest needs and may not lack it; ConditionFailed.
 func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutResult, error) {
 	m, err := p.parse()
 	if err != nil {
@@ -70,6 +71,9 @@ func (p Put) parse() (m parsedPut, err error) {
 
 // put does within a transaction what PutManifest does; action is what the audit calls it.
 func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) error {
+	if err := p.If.check(tx, repo, p.Ref); err != nil {
+		return err
+	}
 	repositoryID, err := tx.MakeRepository(repo, r.public)
 	if err != nil {
 		return err

@@ -91,7 +91,15 @@ func (r *Registry) TagAt(ctx context.Context, repo RepoName, tag Tag, at time.Ti
 // RestoreTag points a tag at a manifest it pointed at before, and undeletes that if need be. With an empty digest it
 // takes back the last change of the tag. ManifestUnknown if the manifest is gone for good.
 func (r *Registry) RestoreTag(ctx context.Context, repo RepoName, tag Tag, to digest.Digest) (digest.Digest, error) {
+	return r.RestoreTagIf(ctx, repo, tag, to, Condition{})
+}
+
+// RestoreTagIf is RestoreTag under a condition. ConditionFailed.
+func (r *Registry) RestoreTagIf(ctx context.Context, repo RepoName, tag Tag, to digest.Digest, only Condition) (digest.Digest, error) {
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		if err := only.check(tx, repo, Reference{Tag: tag}); err != nil {
+			return err
+		}
 		if to == "" {
 			changes, err := tx.TagChanges(repo, tag, math.MaxInt64, 1)
 			if err != nil {
