@@ -37,8 +37,11 @@ func (s *Server) getBlob(w *recorder, r *http.Request, t target) error {
 		return err
 	}
 	defer b.Close()
-	limitRanges(r)
 	blobHeader(w.Header(), t)
+	if spans := chooseRanges(r, b.Size); spans != nil && wantsRanges(r, t.digest) {
+		newParts(spans, b.Size).write(w, b.File) // an error is the client's, or b's
+		return b.Err()
+	}
 	content := contentWriter{ResponseWriter: w}
 	// The file itself is handed on, so that the kernel copies it to the connection.
 	http.ServeContent(&content, r, "", time.Time{}, b.File)

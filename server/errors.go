@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -23,6 +24,9 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		}
 		w.status = statusClientGone
 		return
+	}
+	if errors.Is(err, errStalled) {
+		err = &registry.Error{Code: registry.BodyStalled, Err: err}
 	}
 	e := registry.AsError(err)
 	if e.Code.Status >= 500 {

@@ -35,12 +35,12 @@ func readPage(q url.Values, limit int) (registry.Page, error) {
 	return p, nil
 }
 
-// linkNext points at the page after last (RFC 8288). The address is a path: only the client knows the host.
+// linkNext points at the page after last (RFC 8288): whatever else this page was asked with, the next one is, too. The
+// address is a path: only the client knows the host.
 func linkNext(h http.Header, r *http.Request, p registry.Page, last string) {
-	q := url.Values{"n": {strconv.Itoa(p.Limit)}, "last": {last}}
-	if filter := r.URL.Query().Get("artifactType"); filter != "" {
-		q.Set("artifactType", filter)
-	}
+	q := r.URL.Query()
+	q.Set("n", strconv.Itoa(p.Limit))
+	q.Set("last", last)
 	h.Set("Link", "<"+r.URL.EscapedPath()+"?"+q.Encode()+`>; rel="next"`)
 }
 

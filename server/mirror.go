@@ -68,14 +68,12 @@ func warn(w http.ResponseWriter, text string) {
 
 // getMirrored answers with a blob that is on its way. done is false if it is here.
 func (s *Server) getMirrored(w *recorder, r *http.Request, t target) (done bool, err error) {
-	follower, _, err := s.cfg.Mirror.Blob(r.Context(), s.mirrorClient(w, r), t.repo, t.digest)
+	follower, size, err := s.cfg.Mirror.Blob(r.Context(), s.mirrorClient(w, r), t.repo, t.digest)
 	if follower == nil || err != nil {
 		return false, err
 	}
 	defer follower.Close()
-	if limitRanges(r); strings.Contains(r.Header.Get("Range"), ",") {
-		r.Header.Del("Range") // several parts would be read by a goroutine that nobody waits for
-	}
+	chooseRanges(r, size) // several are answered with the whole, which is on its way
 	blobHeader(w.Header(), t)
 	content := contentWriter{ResponseWriter: inPieces{w}}
 	http.ServeContent(&content, r, "", time.Time{}, follower)

@@ -3,9 +3,12 @@ package server
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -111,6 +114,10 @@ type idleBody struct {
 	bytes    int64
 }
 
+// errStalled is what reading such a body ends with. Whatever a handler makes of it, the answer is 408: the client may try
+// again (RFC 9110 section 15.5.9).
+var errStalled = errors.New("no byte of the body came for the idle time")
+
 // watchBody gives r an idleBody in place of its body. The deadline runs from now on and not from the first Read: before
 // it writes an answer, net/http reads what a handler left of a body, and must not wait for a client that sends nothing.
 // r is a copy, because net/http looks at the body of its own to see how it was left.
@@ -149,6 +156,9 @@ func (b *idleBody) Read(p []byte) (int, error) {
 	b.extend()
 	n, err := b.ReadCloser.Read(p)
 	b.bytes += int64(n)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errStalled, err)
+	}
 	if err == io.EOF {
 		// The handler may take longer than the idle time with what it has read, and the server reads on meanwhile to
 		// notice a client that goes away.
@@ -168,7 +178,7 @@ func (s *Server) observe(name string, next http.Handler) http.Handler {
 		w := &recorder{ResponseWriter: rw, control: http.NewResponseController(rw), idle: s.cfg.BodyIdleTimeout, id: newRequestID(), registry: s.registry}
 		w.Header().Set("X-Request-Id", w.id)
 		if w.name = name; name == "" {
-			w.target, w.invalid = parsePath(r.URL.Path)
+			w.target, w.invalid = parsePath(requestPath(r.URL))
 			w.route = findRoute(w.target.endpoint, r.Method)
 			if s.cfg.Mirror != nil && w.target.repo != "" {
 				s.findMirror(w, r)

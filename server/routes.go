@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -105,7 +106,28 @@ type target struct {
 	upload    string             // endpointUpload; any text
 }
 
-// parsePath understands the path of a request, decoded once. Repository names contain slashes, and any of the words of
+// requestPath is the path of a request, decoded once, but for encoded slashes: decoded they would be separators, and the
+// path another one than a proxy in front has checked. No name, tag, digest or id has a percent sign, so the part with the
+// slash is not valid, and the error is that of this part. RawPath is what was sent, whenever it is not what Path would be
+// sent as.
+func requestPath(u *url.URL) string {
+	if !hasEncodedSlash(u.RawPath) {
+		return u.Path
+	}
+	path, err := url.PathUnescape(encodedSlash.Replace(u.RawPath))
+	if err != nil { // not from a parsed URL
+		return u.RawPath
+	}
+	return path
+}
+
+var encodedSlash = strings.NewReplacer("%2f", "%252f", "%2F", "%252F")
+
+func hasEncodedSlash(path string) bool {
+	return strings.Contains(path, "%2f") || strings.Contains(path, "%2F")
+}
+
+// parsePath understands the path of a request, as requestPath returns it. Repository names contain slashes, and any of the words of
 // the API is a legal part of one ("a/blobs/uploads" is a name), so a path is read from the right. The error is NotFound
 // for a path of another form; else it says which part is not valid.
 func parsePath(path string) (target, error) {
@@ -142,6 +164,8 @@ func parsePath(path string) (target, error) {
 	case kind == "referrers":
 		t.endpoint = endpointReferrers
 		t.digest, err = registry.ParseDigest(last)
+	case hasEncodedSlash(rest) || strings.Contains(rest+"/", "/./") || strings.Contains(rest+"/", "/../"):
+		return target{}, registry.NameInvalid.With("the path has an encoded slash, . or ..")
 	default:
 		return target{}, registry.NotFound.With(nil)
 	}

@@ -222,11 +222,6 @@ func (s *Server) dispatch(w *recorder, r *http.Request) error {
 	if w.target.endpoint == "" {
 		return w.invalid
 	}
-	// Decoding makes %2F a separator, so a path with one would be understood as another than the one a proxy in front
-	// has checked. RawPath is what was sent, whenever it is not what Path would be sent as.
-	if strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
-		return registry.NameInvalid.With("the path has an encoded slash")
-	}
 	switch {
 	case r.Method == http.MethodOptions:
 		w.Header().Set("Allow", allowed(w.target.endpoint, s.cfg.ReadOnly))

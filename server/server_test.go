@@ -131,7 +131,8 @@ func TestExchanges(t *testing.T) {
 		{"OPTIONS", "/v2/a/tags/list", "", []string{"Origin: https://evil.example"}, 204, "", []string{"Allow: GET, HEAD, OPTIONS", "Access-Control-Allow-Origin: "}, ""},
 		{"GET", "/v2/A/tags/list", "", nil, 400, "NAME_INVALID", nil, ""},
 		{"GET", "/v2/a%2Fb/tags/list", "", nil, 400, "NAME_INVALID", nil, ""},
-		{"GET", "/v2/a/b/tags/list%2f", "", nil, 404, "NOT_FOUND", nil, ""},
+		{"GET", "/v2/a/b/tags/list%2f", "", nil, 400, "NAME_INVALID", nil, ""},
+		{"GET", "/v2/a/b/tags/../list", "", nil, 400, "NAME_INVALID", nil, ""},
 		{"GET", "/v2/" + strings.Repeat("a", 20_000) + "/tags/list", "", nil, 414, "UNSUPPORTED", nil, ""},
 		{"GET", "/v2/c/tags/list", "", nil, 404, "NAME_UNKNOWN", nil, ""},
 
@@ -140,7 +141,7 @@ func TestExchanges(t *testing.T) {
 		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=2-4"}, 206, "", []string{"Content-Range: bytes 2-4/10"}, "234"},
 		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=-2"}, 206, "", nil, "89"},
 		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=500-"}, 416, "", []string{"Content-Range: bytes */10"}, ""},
-		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=0-0" + strings.Repeat(",0-0", 999)}, 200, "", nil, "0123456789"},
+		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=0-0" + strings.Repeat(",0-0", 999)}, 206, "", []string{"Content-Range: bytes 0-0/10"}, "0"},
 		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{`If-None-Match: "` + blob.String() + `"`}, 304, "", nil, ""},
 		{"GET", "/v2/a/b/blobs/" + blob.String(), "", []string{"Range: bytes=0-0", `If-Range: "nope"`}, 200, "", nil, "0123456789"},
 		{"GET", "/v2/c/blobs/" + blob.String(), "", nil, 404, "BLOB_UNKNOWN", nil, ""},
@@ -169,6 +170,7 @@ func TestExchanges(t *testing.T) {
 		{"GET", "/v2/a/b/tags/list", "", nil, 200, "", []string{"Link: "}, `{"name":"a/b","tags":["sig","v1","x","y"]}`},
 		{"GET", "/v2/a/b/tags/list?n=2", "", nil, 200, "", []string{`Link: </v2/a/b/tags/list?last=v1&n=2>; rel="next"`}, `{"name":"a/b","tags":["sig","v1"]}`},
 		{"GET", "/v2/a/b/tags/list?n=2&last=v1", "", nil, 200, "", []string{"Link: "}, `{"name":"a/b","tags":["x","y"]}`},
+		{"GET", "/v2/a/b/tags/list?n=2&ns=local.example&x=1%262", "", nil, 200, "", []string{`Link: </v2/a/b/tags/list?last=v1&n=2&ns=local.example&x=1%262>; rel="next"`}, ""},
 		{"GET", "/v2/a/b/tags/list?n=0", "", nil, 200, "", []string{"Link: "}, `{"name":"a/b","tags":[]}`},
 		{"GET", "/v2/a/b/tags/list?n=99999999999999999999", "", nil, 200, "", nil, ""},
 		{"GET", "/v2/a/b/tags/list?n=-1", "", nil, 400, "PAGINATION_NUMBER_INVALID", nil, ""},
@@ -194,7 +196,7 @@ func TestExchanges(t *testing.T) {
 		{"GET", "/v2/c/blobs/" + blob.String(), "", nil, 200, "", nil, "0123456789"},
 		{"GET", "/livez", "", nil, 200, "", nil, "ok\n"},
 		{"GET", "/healthz", "", nil, 200, "", nil, "ok\n"},
-		{"GET", "/metrics", "", nil, 200, "", nil, `~registry_http_requests_total{code="200",handler="tags",method="get"} 6`},
+		{"GET", "/metrics", "", nil, 200, "", nil, `~registry_http_requests_total{code="200",handler="tags",method="get"} 7`},
 		{"GET", "/metrics", "", nil, 200, "", nil, "~registry_tags 1\n"},
 	} {
 		name := x.method + " " + x.path[:min(len(x.path), 100)]

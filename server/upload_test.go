@@ -1,11 +1,10 @@
 package server_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"registry/server"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func TestUploadOverHTTP(t *testing.T) {
@@ -110,21 +110,40 @@ func TestMemoryDoesNotGrowWithTheLayer(t *testing.T) {
 	}
 }
 
-// A body without a byte for the idle time is given up, and what came before can be continued.
+// A body without a byte for the idle time is given up with 408, for which clients try again, and what came before can be
+// continued.
 func TestIdleBody(t *testing.T) {
-	c := newClient(t, newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 100 * time.Millisecond }))
-	location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
-	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "PATCH %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n0123456789", location)
-	answer, err := io.ReadAll(conn) // ends because the server gives up
-	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 400 ")) {
-		t.Errorf("%q, %v", answer, err)
-	}
-	if a := c.do("GET", location, ""); a.Header.Get("Range") != "0-9" {
-		t.Error(a.Status, a.Header)
+	s := newServer(t, func(cfg *server.Config) { cfg.BodyIdleTimeout = 100 * time.Millisecond })
+	ts := httptest.NewUnstartedServer(s.Handler())
+	ts.EnableHTTP2 = true
+	ts.StartTLS()
+	t.Cleanup(ts.Close)
+	for protocol, c := range map[string]*client{"HTTP/1.1": newClient(t, s), "HTTP/2.0": {t, ts.URL, ts.Client()}} {
+		location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
+		nothing := "?digest=" + digest.FromString("").String()
+		for _, x := range []struct{ method, path, code string }{
+			{"PATCH", location, "REQUEST_TIMEOUT"}, {"PUT", location + nothing, "REQUEST_TIMEOUT"},
+			{"POST", "/v2/a/blobs/uploads/" + nothing, "REQUEST_TIMEOUT"}, {"PUT", "/v2/a/manifests/t", "REQUEST_TIMEOUT"},
+		} {
+			body, rest := io.Pipe()
+			go rest.Write([]byte("0123456789"))
+			r, err := http.NewRequest(x.method, c.url+x.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", v1.MediaTypeImageManifest)
+			a := c.send(r)
+			rest.Close()
+			if a.StatusCode != 408 || !strings.Contains(a.body, x.code) || a.Proto != protocol {
+				t.Errorf("%s %s %s: %s %s", protocol, x.method, x.path, a.Status, a.body)
+			}
+		}
+		if a := c.do("GET", location, ""); a.Header.Get("Range") != "0-19" {
+			t.Error(protocol, a.Status, a.Header)
+		}
+		content := strings.Repeat("0123456789", 2)
+		if a := c.do("PUT", location+"?digest="+digest.FromString(content).String(), ""); a.StatusCode != 201 {
+			t.Error(protocol, a.Status, a.body)
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 func TestWire(t *testing.T) {
 	c := newClient(t, newServer(t))
 	blob := "/v2/a/blobs/" + c.push("a", "0123456789").String()
+	empty := "/v2/a/blobs/" + c.push("a", "").String()
 	for _, x := range []struct{ wire, status, header, body string }{
 		{"G@T /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", ""},
 		{"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
@@ -30,12 +31,39 @@ func TestWire(t *testing.T) {
 		{"GET /v2/a/../a/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
 		{"GET //v2/ HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
 		{"GET /v2/a%2Fb/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
+		// What an encoded slash is part of is not valid, and nothing before it is lost.
+		{"GET /v2/a/blobs/sha256:..%2f.. HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "DIGEST_INVALID"},
+		{"HEAD /v2/a/blobs/sha256:..%2F..%2fx HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", ""},
+		{"DELETE /v2/a/blobs/..%2f.. HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "DIGEST_INVALID"},
+		{"GET /v2/a/referrers/sha256:%2e%2e%2f HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "DIGEST_INVALID"},
+		{"GET /v2/a/manifests/a%2fb HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "MANIFEST_UNKNOWN"},
+		{"DELETE /v2/a/manifests/..%2f..%2fb HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "MANIFEST_UNKNOWN"},
+		{"PUT /v2/a/manifests/a%2fb HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "400", "", "TAG_INVALID"},
+		{"PUT /v2/a/manifests/sha256:..%2fb HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "400", "", "DIGEST_INVALID"},
+		{"GET /v2/a/blobs/uploads/..%2f.. HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "BLOB_UPLOAD_UNKNOWN"},
+		{"PATCH /v2/a/blobs/uploads/..%2f..%2fa HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "404", "", "BLOB_UPLOAD_UNKNOWN"},
+		{"DELETE /v2/a/blobs/uploads/%252f HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "BLOB_UPLOAD_UNKNOWN"},
+		{"GET /v2%2fa/tags/list HTTP/1.1\r\nHost: x\r\n\r\n", "404", "", "NOT_FOUND"},
+		{"GET /v2/a/blobs%2fuploads/x HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
 		// A path that is not encoded as it should be hides its slash from URL.EscapedPath.
 		{"GET /v2/a%2fb/blobs/uploads/\" HTTP/1.1\r\nHost: x\r\n\r\n", "400", "", "NAME_INVALID"},
 		{"GET /v2/a/tags/list HTTP/1.0\r\n\r\n", "200", "", `{"name":"a","tags":[]}`},
 		{"GET /v2/a/tags/list?n=1;last=x HTTP/1.1\r\nHost: x\r\n\r\n", "200", "", ""},
 		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=500-\r\n\r\n", "416", "Content-Range: bytes */10", "RANGE_INVALID"},
-		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=9-0\r\n\r\n", "416", "Content-Type: application/json", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=9-0\r\n\r\n", "416", "Content-Range: bytes */10", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=x-\r\n\r\n", "416", "Content-Type: application/json", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=8-18446744073709551615\r\n\r\n", "206", "Content-Range: bytes 8-9/10", "89"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=18446744073709551615-\r\n\r\n", "416", "Content-Range: bytes */10", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=-18446744073709551615\r\n\r\n", "206", "Content-Range: bytes 0-9/10", "0123456789"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=-0\r\n\r\n", "416", "Content-Range: bytes */10", "RANGE_INVALID"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=-0,0-0\r\n\r\n", "206", "Content-Range: bytes 0-0/10", "0"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-2,1-4\r\n\r\n", "206", "Content-Range: bytes 0-4/10", "01234"},
+		{"GET " + empty + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n", "200", "Content-Length: 0", ""},
+		{"GET " + empty + " HTTP/1.1\r\nHost: x\r\nRange: bytes=-5\r\n\r\n", "200", "Content-Length: 0", ""},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\nIf-Range: \"other\"\r\n\r\n", "200", "", "0123456789"},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\nIf-Range: \"" + blob[len("/v2/a/blobs/"):] + "\"\r\n\r\n", "206", "multipart", ""},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\nIf-None-Match: *\r\n\r\n", "304", "", ""},
+		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\nIf-Match: \"other\"\r\n\r\n", "412", "", ""},
 		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: items=0-5\r\n\r\n", "200", "", "0123456789"},
 		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1,4-5\r\n\r\n", "206", "Content-Type: multipart/byteranges", "Content-Range: bytes 4-5/10\r\n"},
 		{"GET " + blob + " HTTP/1.1\r\nHost: x\r\nIf-Match: \"other\"\r\n\r\n", "412", "", ""},
