@@ -64,6 +64,7 @@ func readTokenForm(w http.ResponseWriter, r *http.Request, idle time.Duration) (
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/x-www-form-urlencoded" {
 		if n, err := r.Body.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+			wrong.Err = err
 			return nil, nil, wrong
 		}
 	}

@@ -58,8 +58,8 @@ func addScope(scopes []Access, s Access) []Access {
 	return append(scopes, s)
 }
 
-// parseScope reads the form type:name:action,action or type(class):name:action,action. A name has no colon but the one before a port, which nothing here
-// has.
+// parseScope reads the form type:name:action,action or type(class):name:action,action. A name has no colon but the one
+// before a port, which nothing here has.
 func parseScope(s string) (a Access, ok bool) {
 	kind, rest, _ := strings.Cut(s, ":")
 	kind, classed := withoutClass(kind)
