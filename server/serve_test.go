@@ -193,7 +193,7 @@ func checkHTTP2(t *testing.T, scheme string, transport *http.Transport, change f
 		t.Fatal(err)
 	}
 	go feed.Write([]byte("0123456789"))
-	if a := c.send(r); a.StatusCode != 400 {
+	if a := c.send(r); a.StatusCode != 408 {
 		t.Error("an idle body was answered with", a.Status)
 	}
 	transport.CloseIdleConnections()
