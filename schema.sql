@@ -32,7 +32,10 @@ CREATE TABLE blobs (
     verified_at INTEGER NOT NULL DEFAULT 0,  -- when that was
     -- When the bytes were found to be gone or not to have the digest, 0 if they were not. For clients there is no such
     -- blob then, so that they push it again, which heals it; what needs it keeps holding it.
-    damaged_at  INTEGER NOT NULL DEFAULT 0
+    damaged_at  INTEGER NOT NULL DEFAULT 0,
+    -- A hash of the session that brought the bytes, its repository and its owner, empty if it was none: a client that has
+    -- lost the answer to the request that ended the session sends that again.
+    session     BLOB    NOT NULL DEFAULT x''
 ) STRICT;
 
 CREATE INDEX blobs_damaged ON blobs (damaged_at) WHERE damaged_at <> 0;

@@ -51,12 +51,25 @@ func (tx *Tx) BlobSomewhere(d digest.Digest) (b Blob, err error) {
 	return b, err
 }
 
+// IsFromSession says whether the bytes of a blob that the repository has were brought by a session.
+func (tx *Tx) IsFromSession(repo RepoName, d digest.Digest, session []byte) (is bool, err error) {
+	packed, err := packDigest(d)
+	if err != nil {
+		return false, err
+	}
+	err = tx.row(`
+		SELECT EXISTS (SELECT 1 FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+		WHERE r.name = ? AND b.digest = ? AND b.session = ? AND b.damaged_at = 0)`, []any{string(repo), packed, session}, &is)
+	return is, err
+}
+
 // NewBlob is a blob whose file is stored and durable.
 type NewBlob struct {
 	Digest     digest.Digest
 	Size       int64
 	Generation string
-	Stamp      int64 // of the file whose bytes have been seen to have the digest; 0 if nobody has read them
+	Stamp      int64  // of the file whose bytes have been seen to have the digest; 0 if nobody has read them
+	Session    []byte // a hash of what tells the session that brought it; empty if it was none
 }
 
 // PutBlob records a blob. If the digest had a file of another generation, its generation is returned in old: nothing
@@ -71,8 +84,9 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 	if n.Stamp == 0 {
 		verified = 0
 	}
-	err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (digest) DO NOTHING RETURNING id`, []any{packed, n.Size, n.Generation, now, n.Stamp, verified}, &id)
+	session := append([]byte{}, n.Session...) // not NULL
+	err = tx.row(`INSERT INTO blobs (digest, size, generation, created_at, stamp, verified_at, session) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (digest) DO NOTHING RETURNING id`, []any{packed, n.Size, n.Generation, now, n.Stamp, verified, session}, &id)
 	if err == nil {
 		tx.countNew(id, n.Size)
 	}
@@ -80,8 +94,8 @@ func (tx *Tx) PutBlob(n NewBlob) (id int64, old string, err error) {
 		return id, "", err
 	}
 	if err = tx.row(`SELECT id, generation FROM blobs WHERE digest = ?`, []any{packed}, &id, &old); err == nil {
-		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ?, stamp = ?, verified_at = ?, damaged_at = 0 WHERE id = ?`,
-			n.Generation, n.Size, n.Stamp, verified, id)
+		_, err = tx.run(`UPDATE blobs SET generation = ?, size = ?, stamp = ?, verified_at = ?, damaged_at = 0, session = ? WHERE id = ?`,
+			n.Generation, n.Size, n.Stamp, verified, session, id)
 	}
 	return id, old, err
 }

@@ -150,6 +150,7 @@ var steps = []string{`
 	CREATE INDEX uploads_by_owner ON uploads (owner);
 	CREATE INDEX repositories_public ON repositories (name) WHERE public = 1;
 	CREATE INDEX grants_by_repository ON grants (repository);
+	ALTER TABLE blobs ADD COLUMN session BLOB NOT NULL DEFAULT x'';
 	CREATE TABLE refresh_tokens (
 		id TEXT PRIMARY KEY,
 		user_id INTEGER NOT NULL REFERENCES users (id),

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -96,9 +97,12 @@ func (r *Registry) AppendUpload(ctx context.Context, repo RepoName, id string, c
 
 // FinishUpload ends a session with an optional last chunk (end-6): the blob is durable and the repository has it when it
 // returns nil, and Upload.Offset is its size. If the content does not have the digest the error is DigestInvalid, the
-// last chunk is taken back and the session stays as it was.
+// last chunk is taken back and the session stays as it was. Called again for a session that it has ended it succeeds again.
 func (r *Registry) FinishUpload(ctx context.Context, repo RepoName, id string, want digest.Digest, c Chunk) (Upload, error) {
 	s, err := r.openSession(ctx, repo, id)
+	if BlobUploadUnknown.Is(err) {
+		return r.finishedUpload(ctx, repo, id, want, c, err)
+	}
 	if err != nil {
 		return Upload{}, err
 	}
@@ -118,6 +122,40 @@ func (r *Registry) FinishUpload(ctx context.Context, repo RepoName, id string, w
 		return s.state(), DigestInvalid.With("the content does not have this digest")
 	}
 	return s.state(), r.publish(ctx, s, want)
+}
+
+// finishedUpload is FinishUpload for a client that sends the request again, because it has lost the answer. The blob's row
+// knows the session, until another one replaces the bytes; the error is otherwise for any other request for a session that
+// has ended.
+func (r *Registry) finishedUpload(ctx context.Context, repo RepoName, id string, d digest.Digest, c Chunk, otherwise error) (Upload, error) {
+	finished := false
+	if d.Validate() != nil { // no blob has it
+		return Upload{}, otherwise
+	}
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) {
+		finished, err = tx.IsFromSession(repo, d, sessionHash(db.Upload{ID: id, Repository: repo, Owner: r.user()}))
+		return err
+	})
+	if err != nil {
+		return Upload{}, AsError(err)
+	}
+	if !finished {
+		return Upload{}, otherwise
+	}
+	if _, err := io.Copy(io.Discard, c.Body); err != nil { // it may come with the last chunk again
+		return Upload{}, &Error{Code: BlobUploadInvalid, Detail: "the body broke off", Err: err}
+	}
+	size, err := r.StatBlob(ctx, repo, d)
+	if BlobUnknown.Is(err) {
+		err = otherwise
+	}
+	return Upload{ID: id, Offset: size}, err
+}
+
+// sessionHash tells a session, of a repository and an owner, from all others.
+func sessionHash(u db.Upload) []byte {
+	sum := sha256.Sum256([]byte(u.ID + "\x00" + string(u.Repository) + "\x00" + u.Owner))
+	return sum[:16]
 }
 
 // CancelUpload ends a session and removes its bytes.
@@ -201,7 +239,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 			return err
 		}
 		var id int64
-		if id, old, err = tx.PutBlob(db.NewBlob{Digest: d, Size: u.Size, Generation: u.ID, Stamp: stamp}); err != nil {
+		if id, old, err = tx.PutBlob(db.NewBlob{Digest: d, Size: u.Size, Generation: u.ID, Stamp: stamp, Session: sessionHash(u)}); err != nil {
 			return err
 		}
 		return tx.LinkBlob(repositoryID, id, d)
