@@ -2,6 +2,7 @@ package db
 
 import (
 	"database/sql"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -30,17 +31,18 @@ func (tx *Tx) PutReferrer(m Manifest, subject digest.Digest, r Referrer) error {
 	return err
 }
 
-// Referrers returns up to limit referrers of a subject with digests after last, in the order of digests; of one
-// artifact type unless artifactType is empty. last is "" for the first page.
-func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType string, last digest.Digest, limit int) (list []Referrer, err error) {
+// Referrers calls fn for referrers of a subject with digests after last, in the order of digests, until it returns false; of
+// one artifact type unless artifactType is empty. last is "" for the first page. Rows are
+// read one by one, so what is large can be stopped in time.
+func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType string, last digest.Digest, fn func(Referrer) bool) error {
 	packed, err := packDigest(subject)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	after := []byte{}
 	if last != "" {
 		if after, err = packDigest(last); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	query := `SELECT f.digest, f.descriptor FROM repositories r JOIN referrers f ON f.repository_id = r.id
@@ -49,17 +51,21 @@ func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType strin
 	if artifactType != "" {
 		query, args = query+` AND f.artifact_type = ?`, append(args, artifactType)
 	}
-	err = tx.rows(query+` ORDER BY f.digest LIMIT ?`, append(args, limit), func(r *sql.Rows) error {
+	err = tx.rows(query+` ORDER BY f.digest`, args, func(r *sql.Rows) error {
 		var f Referrer
 		var packed sql.RawBytes
 		if err := r.Scan(&packed, &f.Descriptor); err != nil {
 			return err
 		}
-		f.Digest, err = unpackDigest(packed)
-		list = append(list, f)
+		if f.Digest, err = unpackDigest(packed); err == nil && !fn(f) {
+			err = errEnough
+		}
 		return err
 	})
-	return list, err
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return err
 }
 
 // IsReferrer says whether the referrers of a subject list the digest.

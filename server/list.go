@@ -3,10 +3,10 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"registry/server/registry"
 
@@ -122,7 +122,30 @@ func (s *Server) getReferrers(w *recorder, r *http.Request, t target) error {
 	if page.More {
 		linkNext(w.Header(), r, p, page.Last)
 	}
-	body := `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[` + strings.Join(page.Descriptors, ",") + "]}"
-	writeBody(w, r, http.StatusOK, v1.MediaTypeImageIndex, []byte(body))
+	writeIndex(w, r, page.Descriptors)
 	return nil
+}
+
+// writeIndex answers with an index of descriptors, which are not copied for that: there may be much of them, for many
+// clients at once.
+func writeIndex(w http.ResponseWriter, r *http.Request, descriptors []string) {
+	const begin, end = `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[`, "]}"
+	length := len(begin) + max(len(descriptors)-1, 0) + len(end)
+	for _, d := range descriptors {
+		length += len(d)
+	}
+	w.Header().Set("Content-Type", v1.MediaTypeImageIndex)
+	w.Header().Set("Content-Length", strconv.Itoa(length))
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
+	io.WriteString(w, begin)
+	for i, d := range descriptors {
+		if i > 0 {
+			io.WriteString(w, ",")
+		}
+		io.WriteString(w, d)
+	}
+	io.WriteString(w, end)
 }

@@ -129,7 +129,7 @@ func (s *Server) referrers(w *recorder, r *http.Request, t target, artifactType 
 	if w.mirrored {
 		list, err := s.cfg.Mirror.Referrers(r.Context(), s.mirrorClient(w, r), t.repo, t.digest, artifactType)
 		if err == nil {
-			return registry.Referrers{Descriptors: list}, nil
+			return registry.PageReferrers(list, p)
 		}
 		warn(w, "these are only the referrers that have been pulled before")
 	}

@@ -40,6 +40,8 @@ func TestUploadOverHTTP(t *testing.T) {
 		{"PUT", "?digest=" + digest.FromString("wrong").String(), "89", "", 400, ""},
 		{"PUT", "?digest=" + digest.FromString("0123456789").String(), "89", "9-10", 416, "0-7"},
 		{"PUT", "?digest=" + digest.FromString("0123456789").String(), "89", "8-9", 201, "0-9"},
+		{"PUT", "?digest=" + digest.FromString("0123456789").String(), "89", "8-9", 201, "0-9"}, // whose answer was lost
+		{"PUT", "?digest=" + digest.FromString("wrong").String(), "89", "8-9", 404, ""},
 		{"GET", "", "", "", 404, ""},
 	} {
 		var headers []string

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"registry/db"
@@ -217,106 +216,4 @@ func (r *Registry) RepositoryInfosFor(ctx context.Context, p Page, mayRead func(
 		info.Public = r.isPublic(repo, info.Public)
 		return RepositoryInfo(info), err
 	})
-}
-
-// maxReferrersBytes bounds a page of referrers, whose descriptors carry annotations of any length: clients refuse
-// indexes larger than a manifest may be.
-const maxReferrersBytes = 4 << 20
-
-// Referrers is a page of the manifests that have a subject.
-type Referrers struct {
-	Descriptors []string // each a JSON object
-	Last        string   // Page.Last of the next page
-	More        bool
-}
-
-// Referrers lists the manifests of the repository that have a subject, of one artifact type unless it is empty ("Listing
-// Referrers", end-12a and end-12b). There are none of a subject or a repository that does not exist. What clients keep
-// under the subject's fallback tag ("Referrers Tag Schema") follows on the last page. PaginationInvalid if Page.Last is
-// not from a page before.
-func (r *Registry) Referrers(ctx context.Context, repo RepoName, subject digest.Digest, artifactType string, p Page) (page Referrers, err error) {
-	last := digest.Digest("")
-	if p.Last != "" {
-		if last, err = ParseDigest(p.Last); err != nil {
-			return Referrers{}, PaginationInvalid.With("last is not a digest")
-		}
-	}
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		list, more, err := paged(p, func(_ string, limit int) ([]db.Referrer, error) {
-			return tx.Referrers(repo, subject, artifactType, last, limit)
-		})
-		if err != nil {
-			return err
-		}
-		page.More = more
-		page.fill(list)
-		if page.More || p.Limit <= 0 {
-			return nil
-		}
-		tagged, err := taggedReferrers(tx, repo, subject, artifactType)
-		page.Descriptors = append(page.Descriptors, tagged...)
-		return err
-	})
-	return page, unknown(err, NameUnknown, repo)
-}
-
-func (page *Referrers) fill(list []db.Referrer) {
-	size := 0
-	for i, f := range list {
-		if size += len(f.Descriptor); size > maxReferrersBytes && i > 0 {
-			page.More = true
-			return
-		}
-		page.Descriptors = append(page.Descriptors, f.Descriptor)
-		page.Last = f.Digest.String()
-	}
-}
-
-// taggedReferrers returns the descriptors that clients keep under the fallback tag of a subject and that the registry
-// does not list by itself, as long as their manifests are there.
-func taggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactType string) (list []string, err error) {
-	index, err := tx.TaggedManifest(repo, referrersTag(subject))
-	if errors.Is(err, db.ErrNotFound) || err == nil && !isIndex(index.MediaType) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	items, err := readIndex(index.Content)
-	if err != nil {
-		return nil, err
-	}
-	for _, raw := range items {
-		d, err := readDescriptor(raw)
-		if err != nil || artifactType != "" && d.artifactType != artifactType {
-			continue
-		}
-		listed, err := tx.IsReferrer(repo, subject, d.digest)
-		if err != nil {
-			return nil, err
-		}
-		_, err = tx.StatManifest(repo, d.digest)
-		if err != nil && !errors.Is(err, db.ErrNotFound) {
-			return nil, err
-		}
-		if err == nil && !listed {
-			list = append(list, string(raw))
-		}
-	}
-	return list, nil
-}
-
-// referrersTag is the tag under which clients keep the referrers of a subject when a registry does not list them
-// ("Referrers Tag Schema").
-func referrersTag(subject digest.Digest) Tag {
-	part := func(s string, limit int) string {
-		s = s[:min(len(s), limit)]
-		return strings.Map(func(c rune) rune {
-			if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-' {
-				return c
-			}
-			return '-'
-		}, s)
-	}
-	return Tag(part(subject.Algorithm().String(), 32) + "-" + part(subject.Encoded(), 64))
 }

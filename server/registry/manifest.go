@@ -332,20 +332,3 @@ func readDescriptor(raw json.RawMessage) (d descriptor, err error) {
 	}
 	return d, nil
 }
-
-// referrer returns the descriptor that the referrers API lists for the manifest ("Listing Referrers").
-func (doc *document) referrer(d digest.Digest, size int64) ([]byte, error) {
-	return json.Marshal(v1.Descriptor{
-		MediaType: doc.mediaType, Digest: d, Size: size, ArtifactType: doc.artifactType, Annotations: doc.annotations,
-	})
-}
-
-// readIndex returns the descriptors of an index with their JSON, for the referrers that a client keeps under a tag.
-func readIndex(content []byte) (list []json.RawMessage, err error) {
-	m, err := members(content, "manifests")
-	if err != nil {
-		return nil, err
-	}
-	list, _, err = m.list("manifests")
-	return list, err
-}

@@ -129,7 +129,7 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id i
 	if err != nil {
 		return 0, err
 	}
-	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: doc.artifactType, Descriptor: string(desc)})
+	return m.ID, tx.PutReferrer(m, doc.subject, db.Referrer{Digest: m.Digest, ArtifactType: shownType(doc.artifactType), Descriptor: string(desc)})
 }
 
 // distinct leaves out references that say nothing new: others wait for the transaction that asks for each of them.
