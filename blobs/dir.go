@@ -37,10 +37,13 @@ type DirOptions struct {
 //	<root>/journal
 //
 // Files that have other names are nobody's business here: they are neither listed nor touched.
+//
+// What root makes in the directory of another user belongs to that user, who could not use it otherwise.
 type Dir struct {
 	root      string
 	made      madeDirs
-	syncsName bool // a sync of a file that was just renamed makes its new name durable, too
+	owner     *owner // who gets what is made; nil: it stays this process's
+	syncsName bool   // a sync of a file that was just renamed makes its new name durable, too
 }
 
 var (
@@ -57,6 +60,12 @@ func OpenDir(ctx context.Context, root string, opt DirOptions) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{root: root, made: madeDirs{done: map[string]bool{}}}
+	if err := d.made.ensure(root); err != nil {
+		return nil, translate(err)
+	}
+	if d.owner, err = foreignOwner(root); err != nil {
+		return nil, translate(err)
+	}
 	if err := d.made.ensure(filepath.Join(root, stagedDir)); err != nil {
 		return nil, translate(err)
 	}
@@ -133,13 +142,13 @@ func (d *Dir) Stage(ctx context.Context, id string, offset int64) (Stage, error)
 		return nil, err
 	}
 	if offset == 0 {
-		f, err := openFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+		f, err := d.create(path)
 		if err != nil {
 			return nil, translate(err)
 		}
 		return &dirStage{f: f}, nil
 	}
-	f, err := openFile(path, os.O_WRONLY)
+	f, err := openFile(path, os.O_WRONLY|noFollow)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -147,6 +156,25 @@ func (d *Dir) Stage(ctx context.Context, id string, offset int64) (Stage, error)
 		return nil, errors.Join(translate(err), f.Close())
 	}
 	return &dirStage{f: f, end: offset, written: offset}, nil
+}
+
+// create makes a staged file, or empties the one that is there.
+func (d *Dir) create(path string) (*os.File, error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | noFollow
+	if d.owner == nil {
+		return openFile(path, flags)
+	}
+	f, err := openFile(path, flags|os.O_EXCL) // given away is only what was made here
+	if errors.Is(err, fs.ErrExist) {
+		return openFile(path, flags)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := d.owner.give(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // cutBack makes the file end at offset and be written from there.
@@ -258,8 +286,14 @@ func (d *Dir) Link(ctx context.Context, name Name, to Store) error {
 	return translate(syncDir(filepath.Dir(target)))
 }
 
-// link gives a file a second name, which is not yet durable.
+// link gives a file a second name, which is not yet durable. A file that the owner of this directory cannot read has to be
+// copied: it would be of no use here.
 func (d *Dir) link(from, to string) error {
+	if readable, err := d.owner.reads(from); err != nil {
+		return translate(err)
+	} else if !readable {
+		return errors.ErrUnsupported
+	}
 	if err := d.ensureShard(filepath.Dir(to)); err != nil {
 		return translate(err)
 	}

@@ -115,12 +115,12 @@ func (m *madeDirs) ensureLocked(paths ...string) error {
 	}
 	parent := filepath.Dir(paths[0])
 	for _, path := range paths {
-		err := os.Mkdir(path, 0o700)
+		err := makeDir(path)
 		if errors.Is(err, fs.ErrNotExist) && parent != path {
 			if err := m.ensureLocked(parent); err != nil {
 				return err
 			}
-			err = os.Mkdir(path, 0o700)
+			err = makeDir(path)
 		}
 		if errors.Is(err, fs.ErrExist) {
 			var info fs.FileInfo
@@ -139,4 +139,16 @@ func (m *madeDirs) ensureLocked(paths ...string) error {
 		m.done[path] = true
 	}
 	return nil
+}
+
+// makeDir makes a directory, which belongs to whom its parent belongs if root makes it.
+func makeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	owner, err := foreignOwner(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return owner.givePath(path)
 }

@@ -45,6 +45,9 @@ func (d *Dir) ReplaceJournal(ctx context.Context, write func(io.Writer) error) e
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
+	if err := d.owner.give(f); err != nil {
+		return err
+	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	if err := write(w); err != nil {
 		return err

@@ -18,14 +18,14 @@ const ballastSize = 4 << 20
 // cannot reserve space there are none.
 func (d *DB) KeepBallast() error {
 	for _, suffix := range ballasts {
-		if err := keepBallast(d.path + suffix); err != nil {
+		if err := keepBallast(d.path+suffix, d.path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func keepBallast(path string) error {
+func keepBallast(path, database string) error {
 	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 		return nil
 	} else if err == nil { // a process was killed in the middle of making it
@@ -44,7 +44,7 @@ func keepBallast(path string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(reserve(f, size), f.Close())
+	err = errors.Join(inherit(f, database), reserve(f, size), f.Close())
 	if err == nil {
 		return nil
 	}

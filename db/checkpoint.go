@@ -90,7 +90,7 @@ func (d *DB) foldGrown(ctx context.Context) error {
 		l, err = c.fold(ctx, keepLog)
 	}
 	if err == nil && l.all >= longLog {
-		turn := openTurn(d.path + "-turn")
+		turn := openTurn(d.path)
 		defer turn.close()
 		defer turn.take(turnWait)() // nobody would leave the lock free for long enough
 		_, err = c.fold(ctx, reuseLog)

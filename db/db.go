@@ -108,7 +108,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 		return nil, err
 	}
 	// One process at a time makes, upgrades or looks into the file: switching to the log does not wait for others.
-	turn := openTurn(opt.Path + "-turn")
+	turn := openTurn(opt.Path)
 	defer turn.close()
 	defer turn.take(busyTimeout)() // an upgrade takes its time
 	if err := initialize(ctx, opt.Path); err != nil {
@@ -165,7 +165,7 @@ func makePrivate(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
+	return errors.Join(inherit(f, filepath.Dir(path)), f.Close(), syncDir(filepath.Dir(path)))
 }
 
 // dsn names the file with the pragmas that every connection has. What differs between writer and readers is set once on
@@ -255,11 +255,11 @@ func (d *DB) Snapshot(ctx context.Context, to string) error {
 		return err
 	}
 	defer c.close()
-	return snapshot(ctx, c, to)
+	return snapshot(ctx, c, to, filepath.Dir(to))
 }
 
-// snapshot copies through a file of another name, so that nobody finds half a copy.
-func snapshot(ctx context.Context, c *conn, to string) error {
+// snapshot copies through a file of another name, so that half a copy is never found. The copy belongs to the owner of like.
+func snapshot(ctx context.Context, c *conn, to, like string) error {
 	part := to + ".part"
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -270,6 +270,9 @@ func snapshot(ctx context.Context, c *conn, to string) error {
 		return err
 	}
 	defer f.Close()
+	if err := inherit(f, like); err != nil {
+		return err
+	}
 	if _, err := c.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
 		return wrap(err)
 	}

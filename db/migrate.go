@@ -259,7 +259,7 @@ func copyBeforeUpgrade(ctx context.Context, d *DB, c *conn) error {
 		return errOlder
 	}
 	to := fmt.Sprintf("%s.schema-%d", d.path, version)
-	if err := snapshot(ctx, c, to); err != nil {
+	if err := snapshot(ctx, c, to, d.path); err != nil {
 		return fmt.Errorf("copy before the upgrade: %w", err)
 	}
 	d.log.Info("the database is upgraded; the copy of the old one can be removed when all is well", "copy", to, "from", version, "to", schemaVersion)

@@ -21,7 +21,7 @@ func TestTurnOfAStoppedProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopped := openTurn(path + "-turn")
+	stopped := openTurn(path)
 	defer stopped.close()
 	release := stopped.take(turnWait)
 	writes := make(chan time.Duration)

@@ -43,7 +43,7 @@ type writer struct {
 }
 
 func newWriter(d *DB, c *conn) *writer {
-	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true, turn: openTurn(d.path + "-turn"), grown: make(chan struct{}, 1)}
+	w := &writer{db: d, conn: c, queue: make(chan *write, maxGroup), closing: make(chan struct{}), closed: make(chan struct{}), full: true, turn: openTurn(d.path), grown: make(chan struct{}, 1)}
 	go w.run()
 	return w
 }

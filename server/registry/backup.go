@@ -401,6 +401,9 @@ func install(ctx context.Context, fresh, path, why string, replace bool) (retire
 	if err := db.SyncClosed(fresh); err != nil { // before the old one goes
 		return "", err
 	}
+	if err := db.InheritOwner(fresh, path); err != nil {
+		return "", err
+	}
 	if db.IsEmpty(ctx, path) {
 		err = db.Discard(path)
 	} else {
