@@ -77,9 +77,23 @@ type Store interface {
 	ReplaceJournal(ctx context.Context, write func(io.Writer) error) error
 	OpenJournal(ctx context.Context) (io.ReadCloser, error)
 
+	// Identity tells the store from every other one: what has the same identity has the same bytes, by whatever name it was
+	// opened and whatever stands before it. See Same.
+	Identity() (string, error)
+
 	// Check writes, syncs, reads back and removes a few bytes, and asks whether committed ones have a place: nil says that
 	// the store can take a blob now, whatever its digest.
 	Check(ctx context.Context) error
+}
+
+// Same says whether two stores have the same bytes, so that nothing may be copied from one to the other and removed there.
+func Same(a, b Store) (bool, error) {
+	one, err := a.Identity()
+	if err != nil {
+		return false, err
+	}
+	other, err := b.Identity()
+	return one == other, err
 }
 
 // A Linker is a store that can give its bytes to another one of its kind without copying them.

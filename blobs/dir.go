@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -95,15 +96,24 @@ func OpenExisting(root string) (*Dir, error) {
 	return &Dir{root: root, made: madeDirs{done: map[string]bool{}}}, nil
 }
 
-// Is says whether the other store is in the same directory, by whatever name.
-func (d *Dir) Is(other Store) bool {
-	o, ok := other.(*Dir)
-	if !ok {
-		return false
+// IsStore says whether a directory holds a store, whatever else is in it.
+func IsStore(root string) (bool, error) {
+	for _, name := range []string{"sha256", "sha512", stagedDir, journalFile} {
+		info, err := os.Stat(filepath.Join(root, name))
+		if err == nil && info.IsDir() == (name != journalFile) {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return false, err
+		}
 	}
-	a, aErr := os.Stat(d.root)
-	b, bErr := os.Stat(o.root)
-	return aErr == nil && bErr == nil && os.SameFile(a, b)
+	return false, nil
+}
+
+// Identity implements Store. It is that of the directory.
+func (d *Dir) Identity() (string, error) {
+	id, err := identity(d.root)
+	return id, translate(err)
 }
 
 // isID says whether s is an upload id. Ids become file names, so nothing else may.

@@ -74,6 +74,33 @@ func TestForeignFilesAreNobodysBusiness(t *testing.T) {
 	}
 }
 
+// A store is the same by whatever path it was opened.
+func TestIdentityOfPaths(t *testing.T) {
+	top := t.TempDir()
+	root := filepath.Join(top, "blobs")
+	d, err := blobs.OpenDir(t.Context(), root, blobs.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(top, "link")
+	if err := os.Symlink(root, link); err != nil {
+		t.Fatal(err)
+	}
+	other, err := blobs.OpenExisting(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, err := blobs.Same(d, other); !same || err != nil {
+		t.Error(same, err)
+	}
+	if err := os.RemoveAll(root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blobs.Same(d, other); !errors.Is(err, blobs.ErrNotFound) {
+		t.Errorf("stores that are gone were compared: %v", err)
+	}
+}
+
 func publishOne(t testing.TB, d *blobs.Dir) blobs.Name {
 	t.Helper()
 	name := blobs.Name{Digest: digest.FromString("content"), Generation: strings.Repeat("5", 32)}

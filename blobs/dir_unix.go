@@ -4,6 +4,7 @@ package blobs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 
@@ -29,4 +30,13 @@ func takesFiles(path string) error {
 		return &fs.PathError{Op: "write to", Path: path, Err: err}
 	}
 	return nil
+}
+
+// identity is that of a directory, whatever path leads to it.
+func identity(path string) (string, error) {
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fmt.Sprintf("directory %d:%d", s.Dev, s.Ino), nil
 }

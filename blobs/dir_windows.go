@@ -2,6 +2,8 @@ package blobs
 
 import (
 	"errors"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/windows"
 )
@@ -13,3 +15,9 @@ func isFull(err error) bool { return errors.Is(err, windows.ERROR_DISK_FULL) }
 
 // takesFiles cannot tell here.
 func takesFiles(string) error { return nil }
+
+// identity is the path of a directory, past links.
+func identity(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
+	return "directory " + strings.ToLower(path), err
+}

@@ -11,7 +11,9 @@ import (
 	"time"
 )
 
-func (d *Dir) journal() string { return filepath.Join(d.root, "journal") }
+const journalFile = "journal"
+
+func (d *Dir) journal() string { return filepath.Join(d.root, journalFile) }
 
 // AppendJournal implements Store. It is one write, so that lines of two processes do not mix.
 func (d *Dir) AppendJournal(ctx context.Context, size int64, lines []byte) error {

@@ -104,7 +104,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	if d.now == nil {
 		d.now = time.Now
 	}
-	if err := makePrivate(opt.Path); err != nil {
+	if err := errors.Join(isFile(opt.Path), makePrivate(opt.Path)); err != nil {
 		return nil, err
 	}
 	// One process at a time makes, upgrades or looks into the file: switching to the log does not wait for others.
@@ -211,6 +211,9 @@ func (d *DB) Stats() Stats {
 	}
 	return s
 }
+
+// Path is where the database's file is.
+func (d *DB) Path() string { return d.path }
 
 // Now is the clock that transactions have.
 func (d *DB) Now() time.Time { return d.now() }

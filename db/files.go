@@ -16,8 +16,60 @@ import (
 // ErrInUse means that a process has the database open.
 var ErrInUse = errors.New("the database is in use: stop the server first")
 
+// errNotAFile means that a path is that of a device, a pipe or a directory.
+var errNotAFile = errors.New("is not a file")
+
+// isFile refuses what a database cannot be or take the place of. A symbolic link is followed.
+func isFile(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s %w", path, errNotAFile)
+	}
+	return nil
+}
+
+// Real returns where a database is, past symbolic links, so that a new one takes the place of the file and not of the
+// link. It refuses what is not a file, and a link that leads nowhere.
+func Real(path string) (string, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return path, nil
+	}
+	if err == nil && info.Mode()&os.ModeSymlink != 0 {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err == nil {
+		err = isFile(path)
+	}
+	return path, err
+}
+
+// MakeDir makes a missing directory for its owner alone, with those above it. What root makes in another user's belongs to
+// that user. On return nil the entries have reached the disk.
+func MakeDir(path string) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := MakeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(inherit(d, parent), d.Close(), syncDir(parent))
+}
+
 // Unused returns nil if no process has the database open, or there is none, or it is so damaged that nobody can.
 func Unused(ctx context.Context, path string) error {
+	if err := isFile(path); err != nil {
+		return err
+	}
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return nil
 	}
@@ -104,6 +156,7 @@ func Install(from, path string) error {
 	if err := os.Remove(from); err != nil {
 		return err
 	}
+	os.Remove(from + "-turn")
 	return syncDir(filepath.Dir(path))
 }
 
@@ -121,6 +174,7 @@ func Replace(from, path string) error {
 	if err := os.Rename(from, path); err != nil {
 		return err
 	}
+	os.Remove(from + "-turn")
 	return syncDir(filepath.Dir(path))
 }
 

@@ -28,6 +28,24 @@ func Run(t *testing.T, open func(t *testing.T) blobs.Store) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, &suite{t, open(t)}) })
 	}
+	t.Run("identity", func(t *testing.T) { identities(t, open(t), open(t)) })
+}
+
+// wrapped is a store behind another one.
+type wrapped struct{ blobs.Store }
+
+func identities(t *testing.T, one, other blobs.Store) {
+	for _, c := range []struct {
+		a, b blobs.Store
+		want bool
+	}{{one, one, true}, {one, wrapped{one}, true}, {wrapped{wrapped{one}}, one, true}, {one, other, false}, {wrapped{one}, wrapped{other}, false}} {
+		if same, err := blobs.Same(c.a, c.b); same != c.want || err != nil {
+			t.Errorf("%T and %T: %v, %v", c.a, c.b, same, err)
+		}
+	}
+	if id, err := one.Identity(); id == "" || err != nil {
+		t.Errorf("%q, %v", id, err)
+	}
 }
 
 type suite struct {

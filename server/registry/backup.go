@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,22 @@ const (
 	backupDB    = "reg.db"
 	backupBlobs = "blobs"
 )
+
+// BlobsOf returns the directory of the blobs of a database, unless another one is named: that of the database's name with
+// -blobs, as the other files beside it are called; or blobs beside it, where versions before this one and backups have
+// them. It is an error if both hold blobs: one of them would be left behind.
+func BlobsOf(path string) (string, error) {
+	named, older := path+"-blobs", filepath.Join(filepath.Dir(path), backupBlobs)
+	isOlder, err := blobs.IsStore(older)
+	if err != nil || !isOlder {
+		return named, err
+	}
+	isNamed, err := blobs.IsStore(named)
+	if err == nil && isNamed {
+		err = fmt.Errorf("both %s and %s hold blobs of a registry", named, older)
+	}
+	return older, err
+}
 
 // BackupOptions say how a backup is made.
 type BackupOptions struct {
@@ -56,17 +73,25 @@ func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (r
 }
 
 func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt BackupOptions, report *BackupReport) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := db.MakeDir(dir); err != nil {
 		return err
+	}
+	path, err := db.Real(filepath.Join(dir, backupDB))
+	if err != nil {
+		return err
+	}
+	own := fmt.Errorf("%s is where the registry keeps its own files: a backup needs a directory of its own", dir)
+	if isSame(dir, filepath.Dir(r.db.Path())) || isSame(path, r.db.Path()) {
+		return own
 	}
 	to, err := blobs.OpenDir(ctx, filepath.Join(dir, backupBlobs), blobs.DirOptions{AllowNetwork: true})
 	if err != nil {
 		return err
 	}
-	if to.Is(r.blobs) {
-		return fmt.Errorf("%s is where the registry keeps its own blobs: a backup needs a directory of its own", dir)
+	if same, err := blobs.Same(to, r.blobs); err != nil || same {
+		return cmp.Or(err, own)
 	}
-	fresh := filepath.Join(dir, backupDB+".new")
+	fresh := path + ".new"
 	if err := db.Discard(fresh); err != nil {
 		return err
 	}
@@ -77,7 +102,6 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 	if err != nil {
 		return AsError(err)
 	}
-	path := filepath.Join(dir, backupDB)
 	t := transfer{from: r, to: to, named: named, previous: r.openPrevious(ctx, path), copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
 	err = t.all(ctx)
 	if t.previous != nil {
@@ -111,6 +135,13 @@ func settleCopy(ctx context.Context, named *db.DB, store blobs.Store) error {
 		return err
 	}
 	return New(Config{DB: named, Blobs: store}).ExportJournal(ctx)
+}
+
+// isSame says whether two paths lead to the same file or directory.
+func isSame(a, b string) bool {
+	aInfo, aErr := os.Stat(a)
+	bInfo, bErr := os.Stat(b)
+	return aErr == nil && bErr == nil && os.SameFile(aInfo, bInfo)
 }
 
 // openPrevious opens the database of the backup that is there, nil if there is none that can be read: everything in the
@@ -334,22 +365,31 @@ var ErrExists = errors.New("there is a database already")
 // run on the target.
 func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, retired string, err error) {
 	start := time.Now()
+	if opt.DB, err = db.Real(opt.DB); err != nil {
+		return report, "", err
+	}
 	fresh := opt.DB + ".restoring"
 	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
 		return report, "", err
 	}
 	// The backup may have been served. What that left in the log belongs to it; what it still writes cannot be copied.
 	backup := filepath.Join(opt.From, backupDB)
+	if _, err := os.Stat(backup); err != nil {
+		return report, "", fmt.Errorf("no backup at %s: %w", opt.From, err)
+	}
+	if isSame(backup, opt.DB) {
+		return report, "", fmt.Errorf("%s is the backup's own database: it can be served as it is", opt.DB)
+	}
 	if err := db.Unused(ctx, backup); err != nil {
 		return report, "", err
 	}
 	if err := db.Folded(backup); err != nil {
 		return report, "", err
 	}
-	if err := os.MkdirAll(filepath.Dir(fresh), 0o700); err != nil {
+	if err := db.MakeDir(filepath.Dir(opt.DB)); err != nil {
 		return report, "", err
 	}
-	if err := errors.Join(db.Discard(fresh), copyFile(backup, fresh)); err != nil {
+	if err := errors.Join(db.Discard(fresh), copyFile(backup, fresh), db.InheritOwner(fresh, opt.DB)); err != nil {
 		return report, "", err
 	}
 	defer func() {
@@ -458,6 +498,9 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 	to, err := blobs.OpenDir(ctx, opt.Blobs, blobs.DirOptions{AllowNetwork: opt.AllowNetwork})
 	if err != nil {
 		return err
+	}
+	if same, err := blobs.Same(to, from); err != nil || same {
+		return cmp.Or(err, fmt.Errorf("%s has the backup's own blobs: it can be served as it is", opt.Blobs))
 	}
 	t := transfer{from: backup, to: to, named: named, verify: true, report: report, progress: opt.Progress}
 	if err := t.all(ctx); err != nil {

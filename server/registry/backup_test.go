@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"registry/blobs"
+	"registry/blobs/blobtest"
 	"registry/db"
 	"registry/db/dbtest"
 	"registry/server/registry"
@@ -415,16 +416,80 @@ func TestBackupBrokenOff(t *testing.T) {
 	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
 }
 
-// A backup beside the registry's own blobs would remove what is pushed meanwhile.
+// A backup onto the registry's own blobs would remove what is pushed meanwhile: whatever stands before the store, and by
+// whatever path.
 func TestBackupOntoItself(t *testing.T) {
+	for name, wrap := range map[string]func(blobs.Store) blobs.Store{
+		"directory": func(s blobs.Store) blobs.Store { return s },
+		"wrapped":   func(s blobs.Store) blobs.Store { return &blobtest.Faulty{Store: s} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, func(cfg *registry.Config) { cfg.Blobs = wrap(cfg.Blobs) })
+			f.put("a", "v1", image(f.blob("a", "config 1")))
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(filepath.Dir(f.root), link); err != nil {
+				t.Fatal(err)
+			}
+			for _, dir := range []string{filepath.Dir(f.root), link, filepath.Dir(f.file)} {
+				if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{Progress: func(registry.BackupReport) {
+					f.put("a", "v2", image(f.blob("a", "config 2")))
+				}}); err == nil || !strings.Contains(err.Error(), "a backup needs a directory of its own") {
+					t.Errorf("%s: %v", dir, err)
+				}
+			}
+			f.pull("a", "v1", "config 1")
+			if _, err := os.Stat(filepath.Join(filepath.Dir(f.file), "blobs")); err == nil {
+				t.Error("a second directory of blobs was made beside the database")
+			}
+		})
+	}
+}
+
+// A backup is not restored onto itself, which would move its database out of the way.
+func TestRestoreOntoItself(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config 1")))
-	if _, err := f.Backup(t.Context(), filepath.Dir(f.root), registry.BackupOptions{Progress: func(registry.BackupReport) {
-		f.put("a", "v2", image(f.blob("a", "config 2")))
-	}}); err == nil {
-		t.Error("made")
-		f.pull("a", "v2", "config 2")
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+		t.Fatal(err)
 	}
+	elsewhere := t.TempDir()
+	for _, opt := range []registry.RestoreOptions{
+		{DB: filepath.Join(dir, "reg.db"), Blobs: filepath.Join(elsewhere, "blobs")},
+		{DB: filepath.Join(elsewhere, "reg.db"), Blobs: filepath.Join(dir, "blobs")},
+	} {
+		opt.From, opt.Replace = dir, true
+		if _, _, err := registry.Restore(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "it can be served as it is") {
+			t.Error(err)
+		}
+	}
+	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
+}
+
+// A directory that is missing is made, for its owner alone.
+func TestRestoreMakesTheDirectory(t *testing.T) {
+	f := newFixture(t)
+	f.put("a", "v1", image(f.blob("a", "config 1")))
+	dir, at := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "new", "place")
+	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	opt := registry.RestoreOptions{From: dir, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "reg.db-blobs")}
+	missing := opt
+	missing.From = filepath.Join(dir, "missing")
+	if _, _, err := registry.Restore(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(at); err == nil {
+		t.Error("made for a backup that is not there")
+	}
+	if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(at); err != nil || info.Mode().Perm() != 0o700 {
+		t.Error(info.Mode(), err)
+	}
+	openAt(t, opt.DB, opt.Blobs).pull("a", "v1", "config 1")
 }
 
 // A backup that stood still and lost the lock may have missed what a collection took: it does not replace a good one.

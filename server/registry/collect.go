@@ -47,6 +47,7 @@ type CollectOptions struct {
 	UndoWindow    time.Duration // what was deleted longer ago is gone for good
 	MaxDuration   time.Duration // stop in good order after so long; 0: no limit. The next one goes on.
 	DryRun        bool          // change nothing
+	Tmp           string        // directory for the copy of the database that a dry run works on; "": that of the database
 	Found         func(Garbage) // called for everything that goes, nil for nobody
 	Progress      func(CollectReport)
 }
@@ -231,7 +232,7 @@ func (r *Registry) Collections(ctx context.Context) (all Collections, err error)
 // rehearse collects on a copy of the database, and removes no file: what it reports is what a collection would do now,
 // without anybody waiting for it.
 func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectReport, error) {
-	dir, err := os.MkdirTemp("", "registry-gc-")
+	dir, err := r.copyDir(opt.Tmp)
 	if err != nil {
 		return CollectReport{}, err
 	}
@@ -257,6 +258,22 @@ func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectRep
 		err = c.run(ctx, &exclusive{r: c.r, lock: lockName, holder: "rehearsal"})
 	}
 	return c.report, errors.Join(err, copied.Close())
+}
+
+// copyDir makes the directory of a rehearsal's copy: in tmp or, if that is "", beside the database, where there is room for
+// databases. What killed processes left there is removed.
+func (r *Registry) copyDir(tmp string) (string, error) {
+	if tmp == "" {
+		tmp = filepath.Dir(r.db.Path())
+	}
+	pattern := filepath.Base(r.db.Path()) + "-dry-run-*"
+	left, _ := filepath.Glob(filepath.Join(tmp, pattern))
+	for _, path := range left {
+		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			os.RemoveAll(path)
+		}
+	}
+	return os.MkdirTemp(tmp, pattern)
 }
 
 // untouched is a store that nothing is removed from.

@@ -59,6 +59,9 @@ func (b *rebuilder) lost() (lost []string) {
 // server may run on it.
 func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, retired string, err error) {
 	start := time.Now()
+	if opt.DB, err = db.Real(opt.DB); err != nil {
+		return report, "", err
+	}
 	if err := mayReplace(ctx, opt.DB, opt.Replace); err != nil {
 		return report, "", err
 	}
