@@ -43,6 +43,21 @@ func Real(path string) (string, error) {
 	return path, err
 }
 
+// openOwned opens a file, making it if it is missing, for the owner of like.
+func openOwned(path, like string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return os.OpenFile(path, os.O_RDWR|noFollow, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := inherit(f, like); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // MakeDir makes a missing directory for its owner alone, with those above it. What root makes in another user's belongs to
 // that user. On return nil the entries have reached the disk.
 func MakeDir(path string) error {

@@ -89,7 +89,7 @@ func waitForServer(ctx context.Context, path string, opt ServerLockOptions) (*Se
 // not one that was removed meanwhile.
 func tryServerLock(path string) (*ServerLock, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := openOwned(path, filepath.Dir(path))
 		if err != nil {
 			return nil, err
 		}

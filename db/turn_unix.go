@@ -3,7 +3,6 @@
 package db
 
 import (
-	"errors"
 	"os"
 	"time"
 
@@ -26,21 +25,6 @@ func openTurn(database string) *turn {
 		return &turn{}
 	}
 	return &turn{f: f}
-}
-
-// openOwned opens a file, making it if it is missing, for the owner of like.
-func openOwned(path, like string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return os.OpenFile(path, os.O_RDWR|noFollow, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := inherit(f, like); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // take waits for the turn, and goes without it when patience ends. The caller calls release.

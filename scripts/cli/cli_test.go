@@ -6,6 +6,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -27,6 +28,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // for scripts that run it as another user
+			panic(err)
+		}
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, "registry"), "registry")
 		if out, err := build.CombinedOutput(); err != nil {
 			panic(string(out))
@@ -43,6 +47,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Values[servers{}] = map[string]*process{}
 			top, err := filepath.Abs("../..")
+			e.Setenv("repository", top)
 			e.Setenv("units", filepath.Join(top, "scripts/systemd"))
 			e.Setenv("readme", filepath.Join(top, "README.md"))
 			return err
@@ -57,6 +62,12 @@ func TestScripts(t *testing.T) {
 			"answers": answers,
 			"push":    push,
 			"envfile": envFile,
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return os.Geteuid() == 0, nil
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -84,13 +95,13 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 type servers struct{}
 
 // serve NAME ARG... runs `registry serve ARG...` until the script ends, waits for its first request to be possible, and
-// sets $NAME to its host:port. What it logs goes to NAME.log.
+// sets $NAME to its host:port. What it logs goes to NAME.log. With $SERVE_AS it runs as the user of this number.
 func serve(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: serve NAME ARG...")
 	}
 	name := args[0]
-	p, err := launch(ts.MkAbs("."), environment(ts), ts.MkAbs(name+".log"), args[1:]...)
+	p, err := launch(ts.MkAbs("."), environment(ts), ts.MkAbs(name+".log"), ts.Getenv("SERVE_AS"), args[1:]...)
 	ts.Check(err)
 	ts.Defer(p.kill)
 	addr, err := p.address()

@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -26,9 +28,16 @@ type process struct {
 	exited chan struct{}
 }
 
-// launch starts `registry serve ARG...`. The caller kills it in the end.
-func launch(dir string, env []string, log string, args ...string) (*process, error) {
+// launch starts `registry serve ARG...`, as the user of this number unless it is "". The caller kills it in the end.
+func launch(dir string, env []string, log, user string, args ...string) (*process, error) {
 	p := &process{Cmd: exec.Command("registry", append([]string{"serve"}, args...)...), log: log, exited: make(chan struct{})}
+	if user != "" {
+		id, err := strconv.ParseUint(user, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}}
+	}
 	return p, p.start(dir, env)
 }
 

@@ -19,7 +19,7 @@ import (
 func server(t *testing.T, env []string, args ...string) (p *process, url string) {
 	t.Helper()
 	dir := t.TempDir()
-	p, err := launch(dir, append(os.Environ(), env...), filepath.Join(dir, "log"), append([]string{"--port", "0"}, args...)...)
+	p, err := launch(dir, append(os.Environ(), env...), filepath.Join(dir, "log"), "", append([]string{"--port", "0"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func (r *rig) collect(ctx context.Context) {
 
 // files counts those of blobs.
 func (r *rig) files() (n int) {
-	filepath.WalkDir(filepath.Join(r.dir, "blobs", "sha256"), func(_ string, e os.DirEntry, err error) error {
+	filepath.WalkDir(filepath.Join(r.dir, "reg.db-blobs", "sha256"), func(_ string, e os.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
 			n++
 		}
@@ -323,7 +323,7 @@ func (r *rig) checkRows() {
 			r.t.Fatal(err)
 		}
 		hash := hex.EncodeToString(packed[1:])
-		content, err := os.ReadFile(filepath.Join(r.dir, "blobs", "sha256", hash[:2], hash+"."+generation))
+		content, err := os.ReadFile(filepath.Join(r.dir, "reg.db-blobs", "sha256", hash[:2], hash+"."+generation))
 		if err != nil || int64(len(content)) != size || digest.FromBytes(content).Encoded() != hash {
 			r.t.Errorf("the row of %s has %d bytes of %d: %v", hash, len(content), size, err)
 		}

@@ -128,9 +128,9 @@ bundle_without_base() {
 	rm -rf "$dir"
 	start_registry "$work/bin/registry" "$dir" "$(free_port)"
 	stop_pid "$registry_pid"
-	find "$dir/blobs" -type f | sort >"$bundles/before"
+	find "$dir/reg.db-blobs" -type f | sort >"$bundles/before"
 	refuse registry_in "$dir" import "$bundles/diff.tar"
-	find "$dir/blobs" -type f | sort | diff "$bundles/before" -
+	find "$dir/reg.db-blobs" -type f | sort | diff "$bundles/before" -
 	[ "$(registry_in "$dir" repo list --json | jq length)" = 0 ]
 	rm -rf "$dir"
 }

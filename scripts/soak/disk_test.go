@@ -71,7 +71,7 @@ func (r *rig) checkDisk(list []*client) {
 func (r *rig) file(packed []byte, generation string) (string, digest.Digest) {
 	algorithm := map[byte]digest.Algorithm{1: digest.SHA256, 2: digest.SHA512}[packed[0]]
 	hash := hex.EncodeToString(packed[1:])
-	return filepath.Join(r.dir, "blobs", algorithm.String(), hash[:2], hash+"."+generation), digest.NewDigestFromEncoded(algorithm, hash)
+	return filepath.Join(r.dir, "reg.db-blobs", algorithm.String(), hash[:2], hash+"."+generation), digest.NewDigestFromEncoded(algorithm, hash)
 }
 
 // checkRows sees that every row has its bytes, and returns the names of the files.
@@ -107,7 +107,7 @@ func (r *rig) checkRows(db *sql.DB) map[string]bool {
 // from a push under way.
 func (r *rig) checkFiles(named map[string]bool) error {
 	for _, dir := range []string{"sha256", "sha512", "uploads"} {
-		err := filepath.WalkDir(filepath.Join(r.dir, "blobs", dir), func(path string, e fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(r.dir, "reg.db-blobs", dir), func(path string, e fs.DirEntry, err error) error {
 			if err == nil && !e.IsDir() && !named[path] {
 				r.count("files at the end: without a row, in "+dir, 1)
 			}

@@ -43,7 +43,7 @@ func (r *rig) startInside() (end func()) {
 	}
 	database, err := db.Open(ctx, db.Options{Path: r.database(), Schema: dbtest.Schema(r.t), Log: log})
 	must(err)
-	dir, err := blobs.OpenDir(ctx, filepath.Join(r.dir, "blobs"), blobs.DirOptions{})
+	dir, err := blobs.OpenDir(ctx, filepath.Join(r.dir, "reg.db-blobs"), blobs.DirOptions{})
 	must(err)
 	r.registry = registry.New(registry.Config{DB: database, Blobs: dir, Log: log})
 	s, err := server.New(server.Config{Registry: r.registry, Log: log})

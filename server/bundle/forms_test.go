@@ -32,7 +32,7 @@ import (
 func (s *site) write(split int64) (dir string) {
 	s.t.Helper()
 	dir = s.t.TempDir()
-	out := must[*bundle.Output](s.t)(bundle.Create(filepath.Join(dir, "b.tar"), split))
+	out := must[*bundle.Output](s.t)(bundle.Create(filepath.Join(dir, "b.tar"), split, nil))
 	must[bundle.ExportReport](s.t)(bundle.Export(context.Background(), s.Registry, s.all(), bundle.ExportOptions{}, out))
 	must[[]bundle.Part](s.t)(out.Commit())
 	return dir

@@ -24,12 +24,13 @@ import (
 // ImportOptions say how an archive is brought in.
 type ImportOptions struct {
 	Names     Names
-	DryRun    bool              // check everything, write nothing
-	VerifyKey ed25519.PublicKey // refuse what this key has not signed
-	Sparse    registry.Sparse   // as the registry's own
-	Stdin     io.Reader         // of the archive "-"
-	Tmp       string            // directory for what has to be kept meanwhile; "" for the system's
-	Beat      time.Duration     // how often a collection is told that the import goes on; 10 minutes
+	DryRun    bool                     // check everything, write nothing
+	VerifyKey ed25519.PublicKey        // refuse what this key has not signed
+	Sparse    registry.Sparse          // as the registry's own
+	Stdin     io.Reader                // of the archive "-"
+	Tmp       string                   // directory for what has to be kept meanwhile; "" for the system's
+	AsCaller  func(func() error) error // runs what opens the archive and temporary files; nil: nothing does
+	Beat      time.Duration            // how often a collection is told that the import goes on; 10 minutes
 	Progress  func(ImportReport)
 }
 
@@ -50,11 +51,7 @@ type ImportReport struct {
 // the parts of one in any order, or "-". ErrInvalid if the archive cannot be trusted, a MissingError if it needs what is
 // not here; nothing was written then.
 func Import(ctx context.Context, reg *registry.Registry, paths []string, opt ImportOptions) (report ImportReport, err error) {
-	from, err := open(paths, opt.Stdin, opt.Tmp)
-	if err != nil {
-		return report, err
-	}
-	a, err := scan(ctx, from, opt.Tmp)
+	a, err := openArchive(ctx, paths, opt)
 	if err != nil {
 		return report, err
 	}
@@ -68,6 +65,22 @@ func Import(ctx context.Context, reg *registry.Registry, paths []string, opt Imp
 		return report, nil
 	}
 	return report, i.write()
+}
+
+// openArchive opens and reads what paths name, as the caller.
+func openArchive(ctx context.Context, paths []string, opt ImportOptions) (a *archive, err error) {
+	opening := func() error {
+		from, err := open(paths, opt.Stdin, opt.Tmp)
+		if err == nil {
+			a, err = scan(ctx, from, opt.Tmp)
+		}
+		return err
+	}
+	if opt.AsCaller == nil {
+		opt.AsCaller = func(fn func() error) error { return fn() }
+	}
+	err = opt.AsCaller(opening)
+	return a, err
 }
 
 type importer struct {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
@@ -31,47 +30,57 @@ type Part struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Output is the file, or the files, that a bundle is written to. They have their names only when Commit returns nil.
+// Output is the file, or the files, that a bundle is written to. They have their names only when Commit returns nil. A
+// device or a pipe is written to at once.
 type Output struct {
-	path  string
-	split int64 // bytes of a part; 0: one file
-	parts []Part
-	file  *os.File
-	hash  hash.Hash
-	size  int64 // of the part that is being written
+	path     string
+	split    int64 // bytes of a part; 0: one file
+	asCaller func(func() error) error
+	parts    []Part
+	files    []*newFile // of the parts
+	open     bool       // the last file is being written
+	hash     hash.Hash
+	size     int64 // of the part that is being written
 }
 
-// Create begins a bundle at path, in parts of split bytes unless split is 0. The caller calls Commit or Abort.
-func Create(path string, split int64) (*Output, error) {
-	o := &Output{path: path, split: split}
+// Create begins a bundle at path, in parts of split bytes unless split is 0. asCaller, unless it is nil, runs what opens,
+// names or removes a file. The caller calls Commit or Abort.
+func Create(path string, split int64, asCaller func(func() error) error) (*Output, error) {
+	if asCaller == nil {
+		asCaller = func(fn func() error) error { return fn() }
+	}
+	o := &Output{path: path, split: split, asCaller: asCaller}
 	return o, o.next()
 }
 
+// IsFile says whether the bundle becomes a file, and is not written to a device or a pipe.
+func (o *Output) IsFile() bool { return o.files[0].final != "" }
+
 // next begins a part.
 func (o *Output) next() (err error) {
-	name := filepath.Base(o.path)
+	path := o.path
 	if o.split > 0 {
-		name = fmt.Sprintf("%s.%03d", name, len(o.parts)+1)
+		path = fmt.Sprintf("%s.%03d", o.path, len(o.parts)+1)
 	}
-	o.parts = append(o.parts, Part{Name: name})
+	var file *newFile
+	if err := o.asCaller(func() (err error) { file, err = createFile(path, o.split > 0); return err }); err != nil {
+		return err
+	}
+	o.files, o.open = append(o.files, file), true
+	o.parts = append(o.parts, Part{Name: filepath.Base(path)})
 	o.hash, o.size = sha256.New(), 0
-	o.file, err = os.OpenFile(o.temporary(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
-	return err
+	return nil
 }
-
-func (o *Output) final(name string) string     { return filepath.Join(filepath.Dir(o.path), name) }
-func (o *Output) temporary(name string) string { return o.final(name + ".partial") }
 
 // end completes a part.
 func (o *Output) end() error {
-	if o.file == nil {
+	if !o.open {
 		return nil
 	}
+	o.open = false
 	part := &o.parts[len(o.parts)-1]
 	part.Size, part.SHA256 = o.size, hex.EncodeToString(o.hash.Sum(nil))
-	err := errors.Join(o.file.Sync(), o.file.Close())
-	o.file = nil
-	return err
+	return o.files[len(o.files)-1].end()
 }
 
 func (o *Output) Write(p []byte) (n int, err error) {
@@ -85,7 +94,7 @@ func (o *Output) Write(p []byte) (n int, err error) {
 		if o.split > 0 {
 			piece = p[:min(int64(len(p)), o.split-o.size)]
 		}
-		m, err := o.file.Write(piece)
+		m, err := o.files[len(o.files)-1].Write(piece)
 		o.hash.Write(piece[:m])
 		o.size += int64(m)
 		n += m
@@ -99,37 +108,53 @@ func (o *Output) Write(p []byte) (n int, err error) {
 
 // Commit makes what was written durable and gives it its name. It returns the parts.
 func (o *Output) Commit() ([]Part, error) {
-	if err := o.end(); err != nil {
+	err := o.end()
+	if err == nil && o.split > 0 {
+		err = o.list()
+	}
+	if err == nil {
+		err = o.asCaller(func() error {
+			for _, file := range o.files {
+				if err := file.install(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
 		o.Abort()
 		return nil, err
 	}
-	for _, part := range o.parts {
-		if err := os.Rename(o.temporary(part.Name), o.final(part.Name)); err != nil {
-			o.Abort()
-			return nil, err
-		}
-	}
-	if o.split == 0 {
-		return o.parts, nil
-	}
+	return o.parts, nil
+}
+
+// list writes the list of parts, which is installed after them.
+func (o *Output) list() error {
 	text, err := json.MarshalIndent(Parts{Version: version, Parts: o.parts}, "", " ")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return o.parts, os.WriteFile(o.path+partsSuffix, append(text, '\n'), 0o666)
+	var file *newFile
+	if err := o.asCaller(func() (err error) { file, err = createFile(o.path+partsSuffix, true); return err }); err != nil {
+		return err
+	}
+	o.files = append(o.files, file)
+	_, err = file.Write(append(text, '\n'))
+	return errors.Join(err, file.end())
 }
 
 // Abort removes what was written.
 func (o *Output) Abort() {
-	if o.file != nil {
-		o.file.Close()
-	}
-	for _, part := range o.parts {
-		os.Remove(o.temporary(part.Name))
-	}
+	o.asCaller(func() error {
+		for _, file := range o.files {
+			file.discard()
+		}
+		return nil
+	})
 }
 
-// Compress returns a writer that compresses with zstd. The caller closes it before he closes to.
+// Compress returns a writer that compresses with zstd. The caller closes it before to is closed.
 func Compress(to io.Writer) (io.WriteCloser, error) {
 	return zstd.NewWriter(to, zstd.WithEncoderConcurrency(1)) // with more, blocks end where they happen to
 }

@@ -26,15 +26,16 @@ import (
 // LetsEncrypt is the directory of the CA that is asked by default.
 const LetsEncrypt = autocert.DefaultACMEDirectory
 
-// ACMEConfig says whom to ask for which certificates. Only Roots, Email, HTTPAddr and Origin may be left out.
+// ACMEConfig says whom to ask for which certificates. Only Roots, Email, HTTPAddr, HTTP and Origin may be left out.
 type ACMEConfig struct {
 	Dir       string         // for the account's key and the certificates
 	Names     []string       // DNS names, lower case; a client that says none of them gets the first
 	Directory string         // URL
 	Roots     *x509.CertPool // of the directory's own HTTPS; nil: those of the system
 	Email     string
-	HTTPAddr  string // where to answer http-01; tls-alpn-01 is answered on the listener of Config in any case
-	Origin    string // https://host[:port] to send the other requests of HTTPAddr to; "": the same host, port 443
+	HTTPAddr  string       // where to answer http-01; tls-alpn-01 is answered on the listener of Config in any case
+	HTTP      net.Listener // of HTTPAddr, if the caller has opened it
+	Origin    string       // https://host[:port] to send the other requests of HTTPAddr to; "": the same host, port 443
 	Log       *slog.Logger
 }
 
@@ -202,9 +203,11 @@ func (a *ACME) serveHTTP(ctx context.Context, background *sync.WaitGroup) (faile
 	if a.HTTPAddr == "" {
 		return nil, nil
 	}
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", a.HTTPAddr)
-	if err != nil {
-		return nil, err
+	ln := a.HTTP
+	if ln == nil {
+		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", a.HTTPAddr); err != nil {
+			return nil, err
+		}
 	}
 	const limit = 10 * time.Second
 	plain := &http.Server{

@@ -23,7 +23,7 @@ func (p *Program) backup(ctx context.Context, s *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	reg, stores, err := p.openExisting(ctx, s)
+	reg, stores, err := p.openExistingWith(ctx, s, registry.Config{}, dir)
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,9 @@ func (p *Program) restore(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
+	if err := p.asOwner(at, dir); err != nil {
+		return err
+	}
 	progress := p.progress()
 	report, retired, err := registry.Restore(ctx, registry.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
 		EndTokens: s.Bool("end-tokens"), Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
@@ -97,6 +100,9 @@ func (p *Program) sayRetired(path string) {
 func (p *Program) rebuild(ctx context.Context, s *settings) error {
 	at, err := s.location()
 	if err != nil {
+		return err
+	}
+	if err := p.asOwner(at, ""); err != nil {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))

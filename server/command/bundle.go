@@ -51,6 +51,9 @@ func (p *Program) export(ctx context.Context, s *settings) (err error) {
 	if s.String("output") != "-" {
 		return p.exportFile(s, split, write)
 	}
+	if isTerminal(p.Stdout) {
+		return usageError{bundle.ErrTerminal}
+	}
 	report, err := write(raw(p.Stdout))
 	if err != nil {
 		return err
@@ -60,7 +63,7 @@ func (p *Program) export(ctx context.Context, s *settings) (err error) {
 
 // exportFile writes a bundle to the file, or the files, that --output names.
 func (p *Program) exportFile(s *settings, split int64, write func(io.Writer) (bundle.ExportReport, error)) error {
-	out, err := bundle.Create(s.String("output"), split)
+	out, err := bundle.Create(s.String("output"), split, asRoot)
 	if err != nil {
 		return err
 	}
@@ -72,6 +75,9 @@ func (p *Program) exportFile(s *settings, split int64, write func(io.Writer) (bu
 	parts, err := out.Commit()
 	if err != nil {
 		return err
+	}
+	if !out.IsFile() { // it may be the standard output under another name
+		return p.printExport(p.Stderr, s, report, nil)
 	}
 	return p.printExport(p.Stdout, s, report, parts)
 }
@@ -207,7 +213,10 @@ func (p *Program) importBundle(ctx context.Context, s *settings) (err error) {
 	if s.NArg() == 0 {
 		return usagef("import wants a FILE, its parts, a DIRECTORY, or - for stdin")
 	}
-	opt := bundle.ImportOptions{DryRun: s.Bool("dry-run"), Stdin: p.Stdin, Tmp: s.String("tmp")}
+	opt := bundle.ImportOptions{DryRun: s.Bool("dry-run"), Stdin: p.Stdin, AsCaller: asRoot}
+	if opt.Tmp, err = s.tmp(); err != nil {
+		return err
+	}
 	if opt.Names, err = bundle.ParseNames(*s.Generic("map").(*words)); err != nil {
 		return usagef("--map %w", err)
 	}
@@ -219,7 +228,7 @@ func (p *Program) importBundle(ctx context.Context, s *settings) (err error) {
 			return err
 		}
 	}
-	reg, stores, err := p.openConfigured(ctx, s, registry.Config{Sparse: opt.Sparse})
+	reg, stores, err := p.openExistingWith(ctx, s, registry.Config{Sparse: opt.Sparse}, onlyDirectory(s.Args().Slice()))
 	if err != nil {
 		return err
 	}
@@ -232,6 +241,14 @@ func (p *Program) importBundle(ctx context.Context, s *settings) (err error) {
 		return p.explainImport(err)
 	}
 	return p.printImport(s, report)
+}
+
+// onlyDirectory is the path if there is one, of a directory, and "" otherwise.
+func onlyDirectory(paths []string) string {
+	if info, err := os.Stat(paths[0]); len(paths) > 1 || err != nil || !info.IsDir() {
+		return ""
+	}
+	return paths[0]
 }
 
 // explainImport names everything that is missing, a line each, and says how to go on.
@@ -284,7 +301,10 @@ func (p *Program) bundleVerify(ctx context.Context, s *settings) (err error) {
 	if s.NArg() == 0 {
 		return usagef("bundle verify wants a FILE, its parts, a DIRECTORY, or - for stdin")
 	}
-	opt := bundle.VerifyOptions{Stdin: p.Stdin, Tmp: s.String("tmp")}
+	opt := bundle.VerifyOptions{Stdin: p.Stdin}
+	if opt.Tmp, err = s.tmp(); err != nil {
+		return err
+	}
 	if path := s.String("verify-key"); path != "" {
 		if opt.Key, err = bundle.ReadVerifyingKey(path); err != nil {
 			return err

@@ -200,7 +200,7 @@ func (p *Program) commands() []*cli.Command {
 		p.command("receipt", "[NAME|GLOB]...", "print what is here, so that export --have can leave it out", p.receipt, locationFlags()),
 		p.group("bundle", "look at bundles",
 			p.command("verify", "FILE...|DIRECTORY|-", "read a bundle without importing it and name what is damaged or missing; exit status 3 if something is",
-				p.bundleVerify, verifyKeyFlags(), jsonFlag()),
+				p.bundleVerify, verifyFlags(), jsonFlag()),
 		),
 		p.command("push", "FILE... URL", "push an OCI layout (directory or tar), or files as an artifact, to any registry, in chunks and past broken connections",
 			p.push, remoteFlags(), pushFlags(), jsonFlag()),
@@ -274,6 +274,11 @@ func (p *Program) openExisting(ctx context.Context, s *settings) (*registry.Regi
 
 // openConfigured is openExisting with more said than the defaults.
 func (p *Program) openConfigured(ctx context.Context, s *settings, cfg registry.Config) (*registry.Registry, io.Closer, error) {
+	return p.openExistingWith(ctx, s, cfg, "")
+}
+
+// openExistingWith is openConfigured for a command that works on another directory too, "" for none.
+func (p *Program) openExistingWith(ctx context.Context, s *settings, cfg registry.Config, other string) (*registry.Registry, io.Closer, error) {
 	at, err := s.location()
 	if err != nil {
 		return nil, nil, err
@@ -282,7 +287,7 @@ func (p *Program) openConfigured(ctx context.Context, s *settings, cfg registry.
 		return nil, nil, err
 	}
 	cfg.Log = p.warnings()
-	opened, err := p.Open(ctx, at, cfg)
+	opened, err := p.openStoresWith(ctx, at, cfg, other)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -303,7 +308,7 @@ func (p *Program) openAuth(ctx context.Context, s *settings) (*auth.Authority, i
 	if err := at.exists(); err != nil {
 		return nil, nil, err
 	}
-	opened, err := p.Open(ctx, at, registry.Config{})
+	opened, err := p.openStores(ctx, at, registry.Config{})
 	if err != nil {
 		return nil, nil, err
 	}

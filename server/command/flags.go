@@ -29,7 +29,7 @@ func locationFlags() []cli.Flag {
 			Usage: "SQLite database: a `PATH`, or sqlite:PATH"},
 		&cli.StringFlag{Name: "blobs", Aliases: []string{"root", "storage-path"},
 			EnvVars:     env("blobs", "OCI_REGISTRY_ROOTDIR", "STORAGE_PATH", "FERRO_OCI_STORAGE_DIR"),
-			DefaultText: "blobs beside the database", Usage: "`DIRECTORY` of blobs"},
+			DefaultText: "PATH-blobs beside the database, or blobs if an older version made that", Usage: "`DIRECTORY` of blobs"},
 		&cli.StringFlag{Name: "storage", Aliases: []string{"s"}, EnvVars: env("storage", "OCI_REGISTRY_STORAGE", "STORAGE_DRIVER", "STORAGE_TYPE"),
 			Value: "filesystem", Usage: "`KIND` of blob storage; so far only filesystem"},
 		&cli.BoolFlag{Name: "allow-network-fs", EnvVars: env("allow-network-fs"),
@@ -100,6 +100,7 @@ func gcFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "upload-timeout", EnvVars: env("upload-timeout"), Value: 24 * time.Hour, DefaultText: "24h",
 			Usage: "forget an upload that got no byte for this `TIME`"},
 		maxDurationFlag(),
+		tmpFlag("the copy of the database that --dry-run works on", besideDatabase),
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would go and why, remove nothing"},
 		&cli.BoolFlag{Name: "compact", Usage: "write the database anew afterwards, without its free pages: pushes wait for that, and it takes room for two copies"},
 		&cli.BoolFlag{Name: "force", Usage: "accept a --grace under 1h: pushes under way may fail and have to be made again"},
@@ -175,6 +176,7 @@ func takeoverFlags() []cli.Flag {
 		&cli.StringFlag{Name: "repo", Usage: "only repositories that match a `GLOB`"},
 		allowSparseFlag(),
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be taken and what could not, take nothing"},
+		tmpFlag("the database of --dry-run where there is no registry", besideDatabase),
 		&cli.StringFlag{Name: "verify-against", Usage: "then compare every tag with those of the registry at `URL`, which still serves DIR"},
 		&cli.StringFlag{Name: "verify-credentials", Usage: "a `FILE` with user:password for --verify-against"},
 	}
@@ -259,15 +261,27 @@ func exportFlags() []cli.Flag {
 	}
 }
 
+func verifyFlags() []cli.Flag {
+	return append(verifyKeyFlags(), tmpFlag("all manifests, and the whole of what comes from stdin", "that of the system, else the working directory"))
+}
+
 func verifyKeyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "verify-key", Usage: "refuse what is not signed by the Ed25519 public key in the PEM `FILE`"},
-		&cli.StringFlag{Name: "tmp", DefaultText: "the system's", Usage: "`DIRECTORY` for temporary files: all manifests, and the whole of what comes from stdin"},
 	}
+}
+
+const besideDatabase = "beside the database"
+
+// tmpFlag is of commands that need room for a moment.
+func tmpFlag(what, otherwise string) cli.Flag {
+	return &cli.StringFlag{Name: "tmp", EnvVars: env("tmp"), DefaultText: "$TMPDIR if it exists, else " + otherwise,
+		Usage: "`DIRECTORY` for temporary files: " + what}
 }
 
 func importFlags() []cli.Flag {
 	return append(verifyKeyFlags(),
+		tmpFlag("all manifests, and the whole of what comes from stdin", besideDatabase),
 		&cli.GenericFlag{Name: "map", Value: new(words), Usage: "`OLD=NEW` puts repository OLD into NEW; old/=new/ all below; =NEW[:TAG] what has no name; may be repeated"},
 		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "check everything, import nothing"},
 		allowSparseFlag(),

@@ -30,6 +30,9 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 	if cfg.UploadTimeout, err = s.positive("upload-timeout"); err != nil {
 		return err
 	}
+	if opt.Tmp, err = s.tmp(); err != nil {
+		return err
+	}
 	reg, stores, err := p.openConfigured(ctx, s, cfg)
 	if err != nil {
 		return err

@@ -23,15 +23,15 @@ func (p *Program) importDistribution(ctx context.Context, s *settings) (err erro
 	if err != nil {
 		return err
 	}
+	other, err := p.compared(s)
+	if err != nil {
+		return err
+	}
 	reg, stores, err := p.openTarget(ctx, s, opt)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	other, err := p.compared(s)
-	if err != nil {
-		return err
-	}
 	progress := p.progress()
 	found := []takeover.Finding{}
 	opt.Found = func(f takeover.Finding) {
@@ -133,14 +133,18 @@ func (p *Program) openTarget(ctx context.Context, s *settings, opt takeover.Opti
 	}
 	remove := func() error { return nil }
 	if opt.DryRun && at.exists() != nil {
-		dir, err := os.MkdirTemp("", "registry")
+		tmp, err := s.tmp()
+		if err != nil {
+			return nil, nil, err
+		}
+		dir, err := os.MkdirTemp(tmp, "registry-dry-run-")
 		if err != nil {
 			return nil, nil, err
 		}
 		remove = func() error { return os.RemoveAll(dir) }
 		at.DB, at.Blobs = filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")
 	}
-	opened, err := p.Open(ctx, at, registry.Config{Sparse: opt.Sparse, Log: p.warnings()})
+	opened, err := p.openStoresWith(ctx, at, registry.Config{Sparse: opt.Sparse, Log: p.warnings()}, opt.Dir)
 	if err != nil {
 		return nil, nil, errors.Join(err, remove())
 	}

@@ -59,9 +59,10 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	}
 	hangups, stopHangups := p.Hangups()
 	defer stopHangups()
-	if opt.server.TLS, err = opt.tls.open(log); err != nil {
+	if err := opt.tls.openFirst(ctx, log); err != nil {
 		return err
 	}
+	defer opt.tls.close()
 	if !opt.server.ReadOnly { // before it can be reached: clients would wait as long as it does
 		lock, err := p.LockServer(ctx, opt.location, opt.server.DrainTimeout+lockMargin, log)
 		if err != nil {
@@ -76,6 +77,12 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	defer ln.Close()
 	warnOpen(log, opt.users, ln.Addr())
 	opt.server.Loopback = isLoopbackTCP(ln.Addr())
+	if err := opt.actAsOwner(log); err != nil {
+		return err
+	}
+	if opt.server.TLS, err = opt.tls.open(log); err != nil {
+		return err
+	}
 	opt.registry.Log, opt.server.Log = log, log
 	opened, err := p.Open(ctx, opt.location, opt.registry)
 	if err != nil {

@@ -6,10 +6,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"registry/server/registry"
 
 	"github.com/dustin/go-humanize"
 	"github.com/joho/godotenv"
@@ -222,11 +225,71 @@ func (s *settings) location() (Location, error) {
 	if err != nil {
 		return Location{}, err
 	}
-	at := Location{DB: path, Blobs: s.String("blobs"), AllowNetwork: s.Bool("allow-network-fs")}
-	if at.Blobs == "" {
-		at.Blobs = filepath.Join(filepath.Dir(path), "blobs")
+	at := Location{DB: path, AllowNetwork: s.Bool("allow-network-fs")}
+	if at.Blobs, err = blobsPath(s.String("blobs"), path); err != nil {
+		return at, s.badf("blobs", "%w", err)
 	}
 	return at, nil
+}
+
+// blobsPath is the directory of blobs: the one that is named, or the one that belongs to the database.
+func blobsPath(text, db string) (string, error) {
+	switch scheme := schemeOf(text); {
+	case scheme == "s3":
+		return "", fmt.Errorf("s3:…: S3 is not supported yet; this version keeps blobs in a directory: --blobs DIRECTORY")
+	case scheme != "":
+		return "", fmt.Errorf("%s:…: unknown kind of storage; it may be a directory, and ./ goes before a path with a colon", scheme)
+	case text != "":
+		return text, nil
+	}
+	dir, err := registry.BlobsOf(db)
+	if err != nil {
+		return "", fmt.Errorf("is needed: %w", err)
+	}
+	return dir, nil
+}
+
+// urlScheme is what a URL begins with. A path does not, nor does a drive of Windows.
+var urlScheme = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]+):`)
+
+// schemeOf returns the scheme of a URL in lower case, "" of a path.
+func schemeOf(text string) string {
+	if m := urlScheme.FindStringSubmatch(text); m != nil {
+		return strings.ToLower(m[1])
+	}
+	return ""
+}
+
+// tmp is the directory for temporary files: --tmp, $TMPDIR if it exists, or that of the database. The image has no /tmp, and
+// elsewhere /tmp is often memory.
+func (s *settings) tmp() (string, error) {
+	if dir := s.String("tmp"); dir != "" {
+		if !isDirectory(dir) {
+			return "", s.badf("tmp", "%s is not a directory", dir)
+		}
+		return dir, nil
+	}
+	if dir := os.Getenv("TMPDIR"); dir != "" && isDirectory(dir) {
+		return dir, nil
+	}
+	if s.String("db") == "" { // bundle verify has no registry
+		return firstDirectory(os.TempDir(), "."), nil
+	}
+	at, err := s.location()
+	return firstDirectory(filepath.Dir(at.DB), os.TempDir()), err
+}
+
+// firstDirectory is the first of two that exists, the second otherwise.
+func firstDirectory(first, second string) string {
+	if isDirectory(first) {
+		return first
+	}
+	return second
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 func (s *settings) checkStorage() error {
@@ -250,11 +313,10 @@ func (s *settings) databasePath() (string, error) {
 
 // databasePath takes the path out of a database URL. A plain path is one too.
 func databasePath(url string) (string, error) {
-	scheme, rest, found := strings.Cut(url, ":")
-	if !found || len(scheme) == 1 { // C:\reg.db
+	_, rest, _ := strings.Cut(url, ":")
+	switch scheme := schemeOf(url); scheme {
+	case "":
 		return nonEmptyPath(url)
-	}
-	switch scheme {
 	case "sqlite", "sqlite3", "file":
 		path, _, _ := strings.Cut(strings.TrimPrefix(rest, "//"), "?") // ?mode=rwc is other programs' habit
 		if strings.HasPrefix(path, ":") {
@@ -263,11 +325,9 @@ func databasePath(url string) (string, error) {
 		return nonEmptyPath(path)
 	case "postgres", "postgresql":
 		return "", fmt.Errorf("%s://…: Postgres is not supported yet; this version keeps its database in a file: --db PATH", scheme)
+	default: // whose text may have a password
+		return "", fmt.Errorf("%s:…: unknown kind of database; it may be a path or sqlite:PATH, and ./ goes before a path with a colon", scheme)
 	}
-	if strings.HasPrefix(rest, "//") {
-		return "", fmt.Errorf("%s://…: unknown kind of database; it may be a path or sqlite:PATH", scheme)
-	}
-	return url, nil
 }
 
 func nonEmptyPath(path string) (string, error) {

@@ -18,13 +18,13 @@ func TestDatabasePath(t *testing.T) {
 		"sqlite:reg.db?mode=rwc":   "reg.db",
 		"file:reg.db":              "reg.db",
 		`C:\reg.db`:                `C:\reg.db`,
-		"odd:name.db":              "odd:name.db",
+		"./odd:name.db":            "./odd:name.db",
 	} {
 		if got, err := databasePath(url); err != nil || got != want {
 			t.Errorf("databasePath(%q) = %q, %v; want %q", url, got, err, want)
 		}
 	}
-	for _, url := range []string{"", "sqlite:", "sqlite://", "sqlite::memory:", "postgres://u:secret@h/d", "postgresql:///d", "mysql://u:secret@h/d"} {
+	for _, url := range []string{"", "sqlite:", "sqlite://", "sqlite::memory:", "postgres://u:secret@h/d", "postgresql:///d", "mysql://u:secret@h/d", "mysql:u:secret@h", "odd:name.db"} {
 		got, err := databasePath(url)
 		if err == nil {
 			t.Errorf("databasePath(%q) = %q, %v; want an error", url, got, err)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -103,6 +104,7 @@ type tlsOptions struct {
 	dir       string
 	names     []string // lower case
 	acme      certs.ACMEConfig
+	opened    server.Certificates // of files
 }
 
 // tlsOptions reads the flags about HTTPS. opt has what the server is called.
@@ -252,11 +254,39 @@ func isHostPort(s string) bool {
 	return err == nil
 }
 
+// openFirst opens what may be root's: the files of a certificate, and the socket for http-01.
+func (o *tlsOptions) openFirst(ctx context.Context, log *slog.Logger) (err error) {
+	if o.kind == tlsFiles {
+		o.opened, err = o.files(log)
+	}
+	if o.kind == tlsACME && o.acme.HTTPAddr != "" {
+		if o.acme.HTTP, err = new(net.ListenConfig).Listen(ctx, "tcp", o.acme.HTTPAddr); err != nil {
+			err = fmt.Errorf("--acme-http: %w", err)
+		}
+	}
+	return err
+}
+
+// close closes the socket, whether or not it was used.
+func (o *tlsOptions) close() {
+	if o.acme.HTTP != nil {
+		o.acme.HTTP.Close()
+	}
+}
+
+// watched are the files that are read again when they change.
+func (o *tlsOptions) watched() []string {
+	if o.kind != tlsFiles {
+		return nil
+	}
+	return []string{o.cert, o.key}
+}
+
 // open gets the certificates ready, or returns nil for plain HTTP.
-func (o tlsOptions) open(log *slog.Logger) (server.Certificates, error) {
+func (o *tlsOptions) open(log *slog.Logger) (server.Certificates, error) {
 	switch o.kind {
 	case tlsFiles:
-		return o.files(log)
+		return o.opened, nil
 	case tlsAuto:
 		own, err := certs.NewOwn(certs.OwnConfig{Dir: o.dir, Names: o.names, Log: log})
 		if err != nil {
@@ -275,7 +305,7 @@ func (o tlsOptions) open(log *slog.Logger) (server.Certificates, error) {
 }
 
 // files says which flag names a file that cannot be read.
-func (o tlsOptions) files(log *slog.Logger) (server.Certificates, error) {
+func (o *tlsOptions) files(log *slog.Logger) (server.Certificates, error) {
 	for _, f := range []struct{ flag, path string }{{"tls-cert", o.cert}, {"tls-key", o.key}} {
 		file, err := os.Open(f.path)
 		if err != nil {

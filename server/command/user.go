@@ -39,7 +39,7 @@ func (p *Program) withFirstUsers(ctx context.Context, s *settings, fn func(a *au
 	if _, err := os.Stat(at.DB); !errors.Is(err, os.ErrNotExist) {
 		return p.withUsers(ctx, s, fn)
 	}
-	opened, err := p.Open(ctx, at, registry.Config{})
+	opened, err := p.openStores(ctx, at, registry.Config{})
 	if err != nil {
 		return err
 	}
