@@ -284,18 +284,18 @@ func isRefusal(err error) bool {
 	return errors.As(err, &r)
 }
 
-// ready waits until /readyz says so, or that it is not: the answer is a second old at most.
+// ready waits until /readyz says that pushes work, or that they do not: the answer is a second old at most.
 func (s *server) ready(want bool) {
 	s.t.Helper()
 	status := map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable}[want]
 	var a answer
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if a, err = s.request("GET", "/readyz", nil, ""); err == nil && a.status == status {
+		if a, err = s.request("GET", "/readyz?writes=1", nil, ""); err == nil && a.status == status {
 			return
 		}
 	}
-	s.t.Errorf("/readyz: %d %s, want %d; %v", a.status, a.body, status, err)
+	s.t.Errorf("/readyz?writes=1: %d %s, want %d; %v", a.status, a.body, status, err)
 }
 
 // limit sets the largest file the process may write.
