@@ -101,8 +101,9 @@ func (tx *Tx) recordPolicy(keys ...PolicyKey) error {
 // policyOfUser returns the entries that go with a user.
 func (tx *Tx) policyOfUser(u User) ([]PolicyKey, error) {
 	return tx.policyKeys(`SELECT 'user', ?, '' UNION ALL SELECT 'member', group_name, ? FROM group_members WHERE user_id = ?
-		UNION ALL SELECT 'grant', grantee, repository FROM grants WHERE grantee = ?
-		UNION ALL SELECT 'token', ?, name FROM api_tokens WHERE user_id = ?`, u.Name, u.Name, u.ID, u.Name, u.Name, u.ID)
+		UNION ALL SELECT 'grant', grantee, repository FROM grants WHERE grantee = ? OR `+inNamespace+`
+		UNION ALL SELECT 'token', ?, name FROM api_tokens WHERE user_id = ?`,
+		append(append([]any{u.Name, u.Name, u.ID, u.Name}, namespace(u.Name)...), u.Name, u.ID)...)
 }
 
 // PolicyKeys returns every entry there is.

@@ -405,15 +405,7 @@ func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, reti
 	if err != nil {
 		return report, "", err
 	}
-	if err = restore(ctx, named, from, opt, &report); err == nil {
-		err = named.Update(ctx, func(tx *db.Tx) (err error) {
-			if opt.EndTokens {
-				return tx.EndTokens()
-			}
-			report.Tokens, err = tx.CountTokens()
-			return err
-		})
-	}
+	err = restore(ctx, named, from, opt, &report)
 	if err = errors.Join(err, named.Close()); err != nil {
 		return report, "", err
 	}
@@ -504,6 +496,16 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 	}
 	t := transfer{from: backup, to: to, named: named, verify: true, report: report, progress: opt.Progress}
 	if err := t.all(ctx); err != nil {
+		return err
+	}
+	err = named.Update(ctx, func(tx *db.Tx) (err error) {
+		if opt.EndTokens { // before the journal says that there are some
+			return tx.EndTokens()
+		}
+		report.Tokens, err = tx.CountTokens()
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	return settleCopy(ctx, named, to)

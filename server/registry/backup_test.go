@@ -584,5 +584,9 @@ func TestRestoreEndsTokens(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+		rebuild, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: filepath.Join(dir, "rebuilt.db"), Blobs: filepath.Join(dir, "blobs"), Schema: dbtest.Schema(t)})
+		if err != nil || (rebuild.Policy["token"] == 0) != end {
+			t.Errorf("%v: the journal: %+v, %v", end, rebuild, err)
+		}
 	}
 }

@@ -56,6 +56,9 @@ var policyChanges = [][]func(*db.Tx) error{{
 	func(tx *db.Tx) error { return tx.AddMember(db.Member{Group: "team", User: "carol"}) },
 	func(tx *db.Tx) error { return tx.SetGrant(db.Grant{Grantee: "bob", Repository: "a/**", Actions: 3}) },
 	func(tx *db.Tx) error { return tx.SetGrant(db.Grant{Grantee: "carol", Repository: "a/**", Actions: 3}) },
+	func(tx *db.Tx) error {
+		return tx.SetGrant(db.Grant{Grantee: "bob", Repository: "carol/**", Actions: 3})
+	},
 	func(tx *db.Tx) error { return tx.SetGrant(db.Grant{Grantee: "@team", Repository: "b/*", Actions: 1}) },
 	func(tx *db.Tx) error {
 		return tx.CreateAPIToken(db.APIToken{User: "bob", Name: "the ci", Hash: []byte("hash of bob's"), Scopes: "pull:**", ExpiresAt: time.Unix(3e9, 0)})
