@@ -102,7 +102,7 @@ func open(ctx context.Context, at command.Location, cfg registry.Config) (*comma
 	if err != nil {
 		return nil, err
 	}
-	dir, err := blobs.OpenDir(ctx, at.Blobs, blobs.DirOptions{AllowNetwork: at.AllowNetwork})
+	dir, err := openBlobs(ctx, at, database.ReadOnly())
 	if err != nil {
 		return nil, errors.Join(err, database.Close())
 	}
@@ -134,6 +134,14 @@ func lockServer(ctx context.Context, at command.Location, wait time.Duration, lo
 		return nil, err
 	}
 	return lock, nil
+}
+
+// openBlobs opens the store. Beside a database that can only be read nothing is made.
+func openBlobs(ctx context.Context, at command.Location, readOnly bool) (*blobs.Dir, error) {
+	if readOnly {
+		return blobs.OpenExisting(at.Blobs)
+	}
+	return blobs.OpenDir(ctx, at.Blobs, blobs.DirOptions{AllowNetwork: at.AllowNetwork})
 }
 
 // refuseNetwork refuses a database on a network file system before SQLite relies on locks and flushes that are not

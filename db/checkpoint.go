@@ -26,6 +26,9 @@ const (
 // checkpoint folds the log into the database, on a connection of its own that gives up soon if a reader or another writer
 // is in the way.
 func (w *writer) checkpoint(ctx context.Context, mode string) error {
+	if w == nil {
+		return ErrReadOnly
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c, err := w.db.connect(ctx, []string{"busy_timeout(100)"})

@@ -76,11 +76,25 @@ type Stats struct {
 	Transactions uint64 // functions these commits held; the ratio is the mean size of a group
 }
 
-// Open opens the database, making it if there is no file or an empty one. It refuses a file that is not a registry
+// Open opens the database, making it if there is no file or an empty one. Where the file or its directory cannot be written
+// it is ReadOnly. It refuses a file that is not a registry
 // database, is damaged, or was written by a newer program. The caller closes the DB.
 func Open(ctx context.Context, opt Options) (*DB, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if err := isFile(opt.Path); err != nil {
+		return nil, fmt.Errorf("database %w", err)
+	}
+	if why := unwritable(opt.Path); why != nil {
+		d, err := openReadOnly(ctx, opt, why)
+		if err != nil {
+			return nil, fmt.Errorf("database %s: %w", opt.Path, err)
+		}
+		return d, nil
 	}
 	d, err := open(ctx, opt)
 	if errors.Is(err, ErrFull) && (&DB{path: opt.Path, log: opt.Log}).dropBallast(true) {
@@ -93,7 +107,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", opt.Path, err)
+		return nil, fmt.Errorf("database %s: %w", opt.Path, plain(opt.Path, err))
 	}
 	return d, nil
 }
@@ -101,10 +115,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	bindDriver()
 	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, unused: opt.unused, readers: make(chan *conn, readers)}
-	if d.now == nil {
-		d.now = time.Now
-	}
-	if err := errors.Join(isFile(opt.Path), makePrivate(opt.Path)); err != nil {
+	if err := makePrivate(opt.Path); err != nil {
 		return nil, err
 	}
 	// One process at a time makes, upgrades or looks into the file: switching to the log does not wait for others.

@@ -18,6 +18,9 @@ var (
 	ErrCorrupt  = errors.New("database is damaged")
 )
 
+// errCannotOpen means that SQLite could not open or make a file, and does not say why.
+var errCannotOpen = errors.New("a file of the database cannot be opened")
+
 // wrap puts one of this package's words before what the driver said.
 func wrap(err error) error {
 	if err == nil {
@@ -40,6 +43,10 @@ func wrap(err error) error {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case sqlite3.SQLITE_READONLY: // the numbers of these two say nothing to a person
+		return ErrReadOnly
+	case sqlite3.SQLITE_CANTOPEN:
+		return errCannotOpen
 	case sqlite3.SQLITE_CONSTRAINT:
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}

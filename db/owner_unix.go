@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // noFollow refuses to open a symbolic link: the owner of the database may have made it, and root would follow.
@@ -42,4 +44,12 @@ func InheritOwner(fresh, path string) error {
 		err = inherit(f, filepath.Dir(path))
 	}
 	return errors.Join(err, f.Close())
+}
+
+// mayWrite says why this process cannot write to a file or a directory, nil if it can.
+func mayWrite(path string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return &os.PathError{Op: "write to", Path: path, Err: err}
+	}
+	return nil
 }

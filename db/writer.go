@@ -50,6 +50,9 @@ func newWriter(d *DB, c *conn) *writer {
 
 // close lets what is queued finish and returns when the connection is closed.
 func (w *writer) close() {
+	if w == nil {
+		return
+	}
 	close(w.closing)
 	<-w.closed
 }
@@ -57,6 +60,9 @@ func (w *writer) close() {
 // do queues fn and waits for its result. A caller whose context ends before fn has begun gets the context's error and
 // fn never runs; later the result is waited for, since fn may use what the caller owns.
 func (w *writer) do(ctx context.Context, fn func(*Tx) error, durable bool) error {
+	if w == nil {
+		return ErrReadOnly
+	}
 	r := &write{fn: fn, durable: durable, done: make(chan error, 1)}
 	select {
 	case w.queue <- r:

@@ -90,7 +90,11 @@ func (a *Authority) Start(ctx context.Context, password string) (made string, er
 	if err != nil {
 		return "", err
 	}
-	err = a.db.Update(ctx, func(tx *db.Tx) error {
+	begin := a.db.Update
+	if a.db.ReadOnly() {
+		begin = a.db.View // which fails if there is something to make
+	}
+	err = begin(ctx, func(tx *db.Tx) error {
 		keys, err := tx.SigningKeys()
 		if err == nil && len(keys) == 0 {
 			err = tx.RotateSigningKey(newSigningKey(), tx.Now)

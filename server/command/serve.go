@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"registry/server"
@@ -65,6 +67,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	defer opt.tls.close()
 	if !opt.server.ReadOnly { // before it can be reached: clients would wait as long as it does
 		lock, err := p.LockServer(ctx, opt.location, opt.server.DrainTimeout+lockMargin, log)
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return usagef("%w: say --read-only to serve what can only be read", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -89,6 +94,9 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
+	if opened.Registry.ReadOnly() && !opt.server.ReadOnly {
+		return usagef("%s can only be read: say --read-only to serve it, or put it where it can be written", opt.location.DB)
+	}
 	if opt.users {
 		if opt.server.Auth, err = p.startAuth(ctx, opened, opt, log); err != nil {
 			return err

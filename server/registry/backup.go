@@ -111,7 +111,7 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 		err = settleCopy(ctx, named, to)
 	}
 	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
-		err = x.update(ctx, func(*db.Tx) error { return nil })
+		err = x.stillHeld(ctx)
 	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))

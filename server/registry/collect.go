@@ -93,6 +93,9 @@ func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectRepo
 	if opt.DryRun {
 		return r.rehearse(ctx, opt)
 	}
+	if r.db.ReadOnly() {
+		return CollectReport{}, AsError(db.ErrReadOnly)
+	}
 	c := newCollector(r, opt)
 	err := r.alone(ctx, "collection", c.run)
 	return c.report, err

@@ -115,6 +115,8 @@ func AsError(err error) *Error {
 		return &Error{Code: StorageFull, Err: err}
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &Error{Code: Overloaded, Err: err}
+	case errors.Is(err, db.ErrReadOnly):
+		return &Error{Code: Unsupported, Detail: "the registry can only be read", Err: err}
 	case errors.Is(err, db.ErrBusy):
 		return &Error{Code: TooManyRequests, Detail: "the database is busy", Err: err}
 	}

@@ -46,6 +46,9 @@ func (r *Registry) locked(ctx context.Context, lock, purpose string, wait time.D
 	work func(context.Context, *exclusive) error,
 ) error {
 	x := &exclusive{r: r, lock: lock, holder: rand.Text()}
+	if r.db.ReadOnly() {
+		return work(ctx, x) // which nothing else can be in the way of
+	}
 	host, _ := os.Hostname()
 	if err := x.take(ctx, fmt.Sprintf("%s by process %d on %s", purpose, os.Getpid(), host), wait, begin); err != nil {
 		return err
@@ -142,6 +145,14 @@ func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
 			return
 		}
 	}
+}
+
+// stillHeld fails with ErrLocked if the lock was lost.
+func (x *exclusive) stillHeld(ctx context.Context) error {
+	if x.r.db.ReadOnly() {
+		return nil
+	}
+	return x.update(ctx, func(*db.Tx) error { return nil })
 }
 
 // update is a durable write of the work, and relaxed one that a later update makes durable. They fail with ErrLocked if

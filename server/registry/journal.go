@@ -131,6 +131,9 @@ func (r *Registry) ExportJournal(ctx context.Context) error { return r.exportJou
 
 // exportJournal waits so long for another process that writes the whole journal. Who comes back soon need not.
 func (r *Registry) exportJournal(ctx context.Context, wait time.Duration) error {
+	if r.db.ReadOnly() {
+		return nil
+	}
 	const batch, maxBytes, worthwhile = 500, 8 << 20, 64 << 20
 	for {
 		var at position

@@ -33,7 +33,7 @@ func (r *Registry) Manifest(ctx context.Context, repo RepoName, ref Reference) (
 // is a promise: its lease is renewed when it is getting old.
 func (r *Registry) StatManifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
 	m, err := r.findManifest(ctx, "manifest without content", repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
-	if err == nil && ref.Digest != "" && db.Age(m.LeasedAt, r.db.Now()) > leaseRenewal {
+	if err == nil && ref.Digest != "" && !r.db.ReadOnly() && db.Age(m.LeasedAt, r.db.Now()) > leaseRenewal {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseManifest(m) })
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
 			r.log.Warn("a lease could not be renewed", "digest", m.Digest, "err", err) // reads go on when the disk is full
@@ -115,7 +115,7 @@ func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest)
 	if err := r.promise(ctx, d, b, info); err != nil {
 		return 0, err
 	}
-	if db.Age(b.LeasedAt, r.db.Now()) <= leaseRenewal {
+	if db.Age(b.LeasedAt, r.db.Now()) <= leaseRenewal || r.db.ReadOnly() { // where nothing can be collected
 		return b.Size, nil
 	}
 	err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.LeaseBlob(b) })

@@ -170,7 +170,7 @@ func (r *Registry) checkPair(ctx context.Context) error {
 		// Later a file without a row is a push under way, or what a crash left of one.
 		err = r.blobs.Names(ctx, "", func(blobs.Name, blobs.Info) error { return ErrLostDatabase })
 	}
-	if err != nil || paired != "" {
+	if err != nil || paired != "" || r.db.ReadOnly() {
 		return err
 	}
 	if err := r.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.SetNote(pairedNote, "yes") }); err != nil {
@@ -192,10 +192,16 @@ func (r *Registry) findOne(ctx context.Context, some []db.StoredBlob) error {
 	return ErrLostBlobs
 }
 
+// ReadOnly says whether the registry lies where it can only be read. Reads leave no trace then, and every change fails.
+func (r *Registry) ReadOnly() bool { return r.db.ReadOnly() }
+
 // Maintain does what has to be done from time to time, until ctx ends: it lets uploads expire, keeps a reserve for a full
 // disk, copies changes to the journal beside the blobs, and what is written to the audit to the log, and reads files that
 // look different.
 func (r *Registry) Maintain(ctx context.Context) {
+	if r.db.ReadOnly() {
+		return
+	}
 	var reading sync.WaitGroup
 	reading.Go(func() { r.reread(ctx) })
 	defer reading.Wait()

@@ -73,7 +73,7 @@ func (r *Registry) quarantine(ctx context.Context, name blobs.Name, why error) e
 		}
 	}
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkDamaged(name.Digest, name.Generation) })
-	if err != nil && !errors.Is(err, db.ErrNotFound) { // a push may have healed it meanwhile
+	if err != nil && !errors.Is(err, db.ErrNotFound) && !errors.Is(err, db.ErrReadOnly) { // a push may have healed it meanwhile
 		return AsError(errors.Join(why, err))
 	}
 	r.log.Error("damaged blob: clients are told it is not there until it is pushed again", "digest", name.Digest, "generation", name.Generation, "err", why)
@@ -120,7 +120,7 @@ func (r *Registry) readAgain(ctx context.Context, name blobs.Name, seen blobs.In
 // database takes no writes.
 func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int64) {
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(name.Digest, name.Generation, stamp) })
-	if err != nil && !errors.Is(err, db.ErrNotFound) {
+	if err != nil && !errors.Is(err, db.ErrNotFound) && !errors.Is(err, db.ErrReadOnly) {
 		r.log.Warn("a verified blob could not be noted", "digest", name.Digest, "err", err)
 	}
 }
