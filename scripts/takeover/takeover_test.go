@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -110,6 +111,70 @@ func TestTakeover(t *testing.T) {
 		}
 		r.pullAll(pushed, hit)
 	})
+	t.Run("moved", func(t *testing.T) { // out of the damaged directory, to which an image of schema 1 is added
+		r := rig{t, binary, t.TempDir()}
+		schema1(t, dir)
+		before := blobsIn(t, dir)
+		out, code := r.run("import", "distribution", dir, "--move")
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		t.Logf("%s", strings.Join(lines[max(0, len(lines)-3):], "; "))
+		if code != 3 || !strings.Contains(out, "removed ") || !strings.Contains(out, "left ") {
+			t.Errorf("exit status %d", code)
+		}
+		if out, code := r.run("gc", "--grace", "0s", "--force"); code != 0 {
+			t.Errorf("gc: %d %s", code, out)
+		}
+		after := blobsIn(t, dir)
+		for d := range blobsIn(t, r.dir) {
+			after[d] = true
+		}
+		for d := range before {
+			if !after[d] {
+				t.Errorf("%s is nowhere", d)
+			}
+		}
+	})
+}
+
+// schema1 adds to the directory an image of Docker's schema 1, which no registry of today takes, with a layer of its own.
+func schema1(t *testing.T, dir string) {
+	t.Helper()
+	layer := content(1<<40, 5_000)
+	manifest := fmt.Appendf(nil, `{"schemaVersion":1,"name":"team0/app0","tag":"old","fsLayers":[{"blobSum":"%s"}],"history":[]}`, digest.FromBytes(layer))
+	root := filepath.Join(dir, "docker/registry/v2")
+	repo := filepath.Join(root, "repositories/team0/app0")
+	write := func(text []byte, path ...string) {
+		file := filepath.Join(path...)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, text, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range [][]byte{layer, manifest} {
+		hex := digest.FromBytes(text).Encoded()
+		write(text, root, "blobs/sha256", hex[:2], hex, "data")
+	}
+	write([]byte(digest.FromBytes(layer)), repo, "_layers/sha256", digest.FromBytes(layer).Encoded(), "link")
+	d := digest.FromBytes(manifest)
+	write([]byte(d), repo, "_manifests/revisions/sha256", d.Encoded(), "link")
+	write([]byte(d), repo, "_manifests/tags/old/current/link")
+}
+
+var hashes = regexp.MustCompile(`/([0-9a-f]{64})(/data|\.[0-9a-f]+)$`)
+
+// blobsIn are the hashes of the blobs that a directory of distribution or of the registry has bytes of.
+func blobsIn(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if m := hashes.FindStringSubmatch(path); m != nil {
+			all[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 type rig struct {
