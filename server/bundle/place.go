@@ -13,7 +13,6 @@ import (
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // claim is what an archive says: a manifest belongs to a repository, perhaps under a tag.
@@ -244,7 +243,7 @@ func (p *placement) child(t *target, c registry.Content, depth int) error {
 		return p.manifest(t, own, depth+1)
 	}
 	_, inside := p.from.has(c.Digest)
-	if inside && (t.own == nil && isManifest(c.MediaType)) {
+	if inside && (t.own == nil && registry.IsManifest(c.MediaType)) {
 		return p.manifest(t, d, depth+1)
 	}
 	_, err := p.reg.StatManifest(p.ctx, t.name, registry.Reference{Digest: c.Digest})
@@ -252,15 +251,6 @@ func (p *placement) child(t *target, c registry.Content, depth int) error {
 		err = p.blob(t, c, p.sparse != registry.SparseNone)
 	}
 	return err
-}
-
-func isManifest(mediaType string) bool {
-	switch strings.ToLower(mediaType) {
-	case v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, dockerManifestList, "application/vnd.docker.distribution.manifest.v2+json",
-		"application/vnd.oci.artifact.manifest.v1+json":
-		return true
-	}
-	return false
 }
 
 // blob notes that a repository needs a blob, unless it has it.

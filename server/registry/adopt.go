@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -172,9 +173,13 @@ func ReadDocument(d digest.Digest, content []byte) (*Document, error) {
 	return &Document{Contents: doc.contents(), Digest: d, Content: content, doc: doc}, nil
 }
 
-// MediaTypeOf returns the media type that a manifest has of its own, or that its members show; "" if it cannot be read.
+// MediaTypeOf returns the media type that a manifest has of its own, or that its members show: an image has a configuration,
+// which an index has not. "" if it cannot be read.
 func MediaTypeOf(content []byte) string {
-	m, err := members(content, "mediaType", "manifests")
+	if !json.Valid(content) {
+		return ""
+	}
+	m, err := members(content, "mediaType", "config")
 	if err != nil {
 		return ""
 	}
@@ -182,10 +187,10 @@ func MediaTypeOf(content []byte) string {
 	if err != nil || own != "" {
 		return own
 	}
-	if _, ok := m["manifests"]; ok {
-		return v1.MediaTypeImageIndex
+	if _, ok := m["config"]; ok {
+		return v1.MediaTypeImageManifest
 	}
-	return v1.MediaTypeImageManifest
+	return v1.MediaTypeImageIndex
 }
 
 // Intake is content for one repository.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -21,6 +20,8 @@ const (
 	dockerSchema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 	dockerForeignLayer  = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	ociNonDistributable = "application/vnd.oci.image.layer.nondistributable.v1."
+	dockerManifests     = "application/vnd.docker.distribution.manifest." // as all of them begin
+	ociArtifact         = "application/vnd.oci.artifact.manifest.v1+json"
 	maxReferences       = 10_000 // in one manifest
 )
 
@@ -46,9 +47,15 @@ type reference struct {
 // members given twice or in another case, content of both an image and an index (CVE-2021-41190). The error is
 // ManifestInvalid.
 func parseManifest(contentType string, content []byte) (*document, error) {
+	if err := checkBounds(content); err != nil {
+		return nil, ManifestInvalid.With(err.Error())
+	}
 	doc, err := readManifest(contentType, content)
 	if err == nil {
 		err = checkMediaType(doc.mediaType)
+	}
+	if err == nil && len(doc.blobs)+len(doc.children) > maxReferences+1 { // one is the configuration
+		err = fmt.Errorf("it has more than %d references", maxReferences)
 	}
 	if err != nil {
 		return nil, ManifestInvalid.With(err.Error())
@@ -56,7 +63,7 @@ func parseManifest(contentType string, content []byte) (*document, error) {
 	return doc, nil
 }
 
-// parseStored reads a manifest that is stored here already, whatever its media type. ManifestInvalid.
+// parseStored reads a manifest that is stored here already, whatever the rules were when it came. ManifestInvalid.
 func parseStored(mediaType string, content []byte) (*document, error) {
 	doc, err := readManifest(mediaType, content)
 	if err != nil {
@@ -87,84 +94,6 @@ func readManifest(contentType string, content []byte) (*document, error) {
 		return nil, err
 	}
 	return doc, doc.readDescription(m)
-}
-
-// object is a JSON object with its members unread.
-type object map[string]json.RawMessage
-
-// members reads one level of a JSON object. known are the names this program acts on: they may appear once, and in no
-// other case, because parsers differ in which of two they take.
-func members(data []byte, known ...string) (object, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, fmt.Errorf("not a JSON object")
-	}
-	m := object{}
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		name := t.(string)
-		if _, twice := m[name]; twice {
-			return nil, fmt.Errorf("member %.40q is given twice", name)
-		}
-		for _, k := range known {
-			if name != k && strings.EqualFold(name, k) {
-				return nil, fmt.Errorf("member %.40q differs from %q in case only", name, k)
-			}
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, err
-		}
-		m[name] = value
-	}
-	return m, nil
-}
-
-// text returns a string member, "" if there is none.
-func (m object) text(name string) (s string, err error) {
-	raw, ok := m[name]
-	if !ok {
-		return "", nil
-	}
-	if len(raw) == 0 || raw[0] != '"' {
-		return "", fmt.Errorf("%s is not a string", name)
-	}
-	return s, json.Unmarshal(raw, &s)
-}
-
-// integer returns an integer member. JSON has no integers; a fraction or an exponent is refused rather than rounded.
-func (m object) integer(name string) (int64, error) {
-	n, err := strconv.ParseInt(string(m[name]), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%s is not an integer", name)
-	}
-	return n, nil
-}
-
-// list returns an array member; ok is false if there is none.
-func (m object) list(name string) (items []json.RawMessage, ok bool, err error) {
-	raw, ok := m[name]
-	if !ok {
-		return nil, false, nil
-	}
-	if len(raw) == 0 || raw[0] != '[' {
-		return nil, true, fmt.Errorf("%s is not an array", name)
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.Token()
-	for dec.More() {
-		var item json.RawMessage
-		if err := dec.Decode(&item); err != nil {
-			return nil, true, err
-		}
-		if items = append(items, item); len(items) > maxReferences {
-			return nil, true, fmt.Errorf("%s has more than %d entries", name, maxReferences)
-		}
-	}
-	return items, true, nil
 }
 
 // mediaType returns what the manifest is: what the request says, which must be what the manifest says if both do.
@@ -201,6 +130,16 @@ func isMediaType(s string) bool {
 	return true
 }
 
+// IsManifest says whether a media type is that of an image, an index or an artifact manifest, of whatever version.
+func IsManifest(mediaType string) bool {
+	return isImage(mediaType) || isIndex(mediaType) || isType(mediaType, ociArtifact) || strings.HasPrefix(strings.ToLower(mediaType), dockerManifests)
+}
+
+// IsForeign says whether a media type is that of a layer that is fetched from elsewhere, so that it need not be here.
+func IsForeign(mediaType string) bool {
+	return isType(mediaType, dockerForeignLayer) || strings.HasPrefix(strings.ToLower(mediaType), ociNonDistributable)
+}
+
 func isImage(mediaType string) bool {
 	return isType(mediaType, v1.MediaTypeImageManifest, dockerManifest)
 }
@@ -232,10 +171,10 @@ func (m object) checkShape(mediaType string) error {
 	switch {
 	case (config || layers) && manifests:
 		return fmt.Errorf("both an image (config, layers) and an index (manifests)")
-	case isImage(mediaType) && (!config || !layers):
-		return fmt.Errorf("an image manifest needs config and layers")
-	case isIndex(mediaType) && !manifests:
-		return fmt.Errorf("an index needs manifests")
+	case isImage(mediaType) && manifests, isIndex(mediaType) && (config || layers):
+		return fmt.Errorf("it has what its media type %.80q does not", mediaType)
+	case isImage(mediaType) && !config:
+		return fmt.Errorf("an image manifest needs config")
 	}
 	return nil
 }
@@ -250,7 +189,7 @@ func (doc *document) readReferences(m object) error {
 		doc.artifactType = d.mediaType // unless the manifest has its own
 	}
 	for _, name := range []string{"layers", "blobs", "manifests"} {
-		items, _, err := m.list(name)
+		items, err := m.list(name)
 		if err != nil {
 			return err
 		}
@@ -266,7 +205,7 @@ func (doc *document) readReferences(m object) error {
 			}
 		}
 	}
-	if raw, ok := m["subject"]; ok && string(raw) != "null" {
+	if raw, ok := m["subject"]; ok {
 		d, err := readDescriptor(raw)
 		if err != nil {
 			return fmt.Errorf("subject: %w", err)
@@ -285,10 +224,22 @@ func (doc *document) readDescription(m object) error {
 	if own != "" || !isImage(doc.mediaType) {
 		doc.artifactType = own
 	}
-	if raw, ok := m["annotations"]; ok && string(raw) != "null" {
-		if err := json.Unmarshal(raw, &doc.annotations); err != nil {
-			return fmt.Errorf("annotations: want an object of strings")
-		}
+	raw, ok := m["annotations"]
+	if !ok {
+		return nil
+	}
+	if err := eachMember(raw, isText); err != nil {
+		return fmt.Errorf("annotations: want an object of strings")
+	}
+	if doc.subject != "" { // else they are only for those who read the manifest
+		return json.Unmarshal(raw, &doc.annotations)
+	}
+	return nil
+}
+
+func isText(name string, value json.RawMessage) error {
+	if !bytes.HasPrefix(value, []byte{'"'}) && !isNull(value) {
+		return fmt.Errorf("%.40q is not a string", name)
 	}
 	return nil
 }
@@ -301,8 +252,7 @@ type descriptor struct {
 }
 
 func (d descriptor) reference() reference {
-	optional := isType(d.mediaType, dockerForeignLayer) || strings.HasPrefix(strings.ToLower(d.mediaType), ociNonDistributable)
-	return reference{digest: d.digest, size: d.size, mediaType: d.mediaType, optional: optional}
+	return reference{digest: d.digest, size: d.size, mediaType: d.mediaType, optional: IsForeign(d.mediaType)}
 }
 
 // readDescriptor reads a content descriptor (image-spec, "OCI Content Descriptors").

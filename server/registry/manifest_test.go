@@ -50,12 +50,30 @@ func TestParseManifest(t *testing.T) {
 		"null":                     {v1.MediaTypeImageManifest, `null`, "not a JSON object", 0, 0, ""},
 		"empty object":             {v1.MediaTypeImageManifest, `{}`, "schemaVersion", 0, 0, ""},
 		"empty":                    {v1.MediaTypeImageManifest, ``, "not a JSON value", 0, 0, ""},
-		"deep":                     {v1.MediaTypeImageManifest, strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000), "not a JSON value", 0, 0, ""},
+		"deep":                     {v1.MediaTypeImageManifest, strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000), "nested", 0, 0, ""},
+		"many members":             {v1.MediaTypeImageManifest, image(strings.Repeat(`,"":0`, maxMembers)), "members", 0, 0, ""},
+		"many references":          {"application/vnd.x+json", `{"layers":[` + many(maxReferences) + `],"blobs":[` + many(2) + `]}`, "references", 0, 0, ""},
 		"schema 1":                 {dockerSchema1Signed, `{"schemaVersion":1}`, "schema 1", 0, 0, ""},
 		"schema 1 in disguise":     {"application/json", `{"schemaVersion":1,"fsLayers":[]}`, "schema 1", 0, 0, ""},
 		"schemaVersion overflows":  {v1.MediaTypeImageManifest, `{"schemaVersion":1e99,"config":{},"layers":[]}`, "integer", 0, 0, ""},
 		"null layer":               {v1.MediaTypeImageManifest, strings.Replace(image(""), `"layers":[`, `"layers":[null,`, 1), "layers[0]", 0, 0, ""},
-		"null layers":              {v1.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":null}`, desc("a/b", 1)), "not an array", 0, 0, ""},
+		"layers null":              {v1.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":null}`, desc("a/b", 1)), "", 1, 0, "a/b"},
+		"layers missing":           {dockerManifest, fmt.Sprintf(`{"schemaVersion":2,"config":%s}`, desc("a/b", 1)), "", 1, 0, "a/b"},
+		"layers a string":          {v1.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":"x"}`, desc("a/b", 1)), "not an array", 0, 0, ""},
+		"manifests null":           {v1.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":null}`, "", 0, 0, ""},
+		"manifests missing":        {dockerManifestList, `{"schemaVersion":2}`, "", 0, 0, ""},
+		"index, image parts null":  {v1.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[],"config":null,"layers":null}`, "", 0, 0, ""},
+		"index with layers":        {v1.MediaTypeImageIndex, `{"schemaVersion":2,"layers":[]}`, "media type", 0, 0, ""},
+		"image, manifests null":    {v1.MediaTypeImageManifest, image(`,"manifests":null,"blobs":null`), "", 2, 0, v1.MediaTypeImageConfig},
+		"image, config null":       {v1.MediaTypeImageManifest, `{"schemaVersion":2,"config":null,"layers":[]}`, "needs config", 0, 0, ""},
+		"texts null":               {v1.MediaTypeImageManifest, strings.Replace(image(`,"artifactType":null,"annotations":null,"subject":null`), fmt.Sprintf("%q", v1.MediaTypeImageManifest), "null", 1), "", 2, 0, v1.MediaTypeImageConfig},
+		"null and a value":         {v1.MediaTypeImageManifest, image(`,"manifests":null,"manifests":[]`), "given twice", 0, 0, ""},
+		"null descriptor members":  {v1.MediaTypeImageIndex, fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":null,"artifactType":null,"digest":%q,"size":1}]}`, someDigest), "", 0, 1, ""},
+		"null digest":              {v1.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[{"digest":null,"size":1}]}`, "digest", 0, 0, ""},
+		"type in capitals":         {strings.ToUpper(v1.MediaTypeImageManifest), image(""), "", 2, 0, v1.MediaTypeImageConfig},
+		"own type in capitals":     {dockerManifestList, `{"schemaVersion":2,"mediaType":"` + strings.ToUpper(dockerManifestList) + `","manifests":[]}`, "", 0, 0, ""},
+		"capitals do not hide it":  {strings.ToUpper(v1.MediaTypeImageIndex), image(""), "Content-Type is", 0, 0, ""},
+		"schema 1 in capitals":     {strings.ToUpper(dockerSchema1), `{}`, "schema 1", 0, 0, ""},
 		"negative size":            {v1.MediaTypeImageManifest, strings.Replace(image(""), `"size":7`, `"size":-7`, 1), "negative", 0, 0, ""},
 		"fractional size":          {v1.MediaTypeImageManifest, strings.Replace(image(""), `"size":7`, `"size":7.5`, 1), "integer", 0, 0, ""},
 		"size overflows":           {v1.MediaTypeImageManifest, strings.Replace(image(""), `"size":7`, `"size":9223372036854775808`, 1), "integer", 0, 0, ""},
@@ -83,8 +101,11 @@ func TestParseManifest(t *testing.T) {
 	}
 }
 
+// many are n descriptors.
+func many(n int) string { return strings.Repeat(desc("a/b", 1)+",", n-1) + desc("a/b", 1) }
+
 func TestForeignLayersAreOptional(t *testing.T) {
-	for _, mediaType := range []string{dockerForeignLayer, ociNonDistributable + "tar+gzip"} {
+	for _, mediaType := range []string{dockerForeignLayer, ociNonDistributable + "tar+gzip", strings.ToUpper(dockerForeignLayer)} {
 		doc, err := parseManifest("", []byte(strings.Replace(image(""), v1.MediaTypeImageLayerGzip, mediaType, 1)))
 		if err != nil || doc.blobs[0].optional || !doc.blobs[1].optional {
 			t.Errorf("%s: %v %+v", mediaType, err, doc)
@@ -93,7 +114,7 @@ func TestForeignLayersAreOptional(t *testing.T) {
 }
 
 func FuzzParseManifest(f *testing.F) {
-	for _, s := range []string{image(""), image(`,"annotations":{"a":"b"},"subject":` + desc("a/b", 3)), `{"schemaVersion":2,"manifests":[]}`, `{}`, `[]`, `null`, "\"", image(`,"Layers":[]`)} {
+	for _, s := range []string{image(""), image(`,"annotations":{"a":"b"},"subject":` + desc("a/b", 3)), `{"schemaVersion":2,"manifests":[]}`, `{}`, image(` , "a\u0062" : [ {} , [] , "\\" , 1 ] , "subject" : null `), `{"schemaVersion":2,"manifests":null}`, `[]`, `null`, "\"", image(`,"Layers":[]`)} {
 		f.Add(v1.MediaTypeImageManifest, []byte(s))
 		f.Add("", []byte(s))
 	}
@@ -117,7 +138,7 @@ func FuzzParseManifest(f *testing.F) {
 		if err := json.Unmarshal(content, &lenient); err != nil {
 			t.Fatalf("accepted, but %v", err)
 		}
-		if lenient.MediaType != "" && lenient.MediaType != doc.mediaType || len(lenient.Layers) != len(doc.blobs)-1 {
+		if lenient.MediaType != "" && !strings.EqualFold(lenient.MediaType, doc.mediaType) || len(lenient.Layers) != len(doc.blobs)-1 {
 			t.Errorf("lenient reader sees %q and %d layers, strict %q and %d", lenient.MediaType, len(lenient.Layers), doc.mediaType, len(doc.blobs)-1)
 		}
 		if lenient.Subject != nil && lenient.Subject.Digest != doc.subject {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"registry/server/mirror"
 	"registry/server/registry"
@@ -155,16 +154,10 @@ func (c *copier) mark(d digest.Digest) {
 
 // child brings what an index names, which build caches let be blobs.
 func (c *copier) child(ctx context.Context, d v1.Descriptor, depth int) error {
-	if !isManifest(d.MediaType) {
+	if !registry.IsManifest(d.MediaType) {
 		return c.blob(ctx, d)
 	}
 	return c.whole(ctx, d.Digest, depth)
-}
-
-func isManifest(mediaType string) bool {
-	mediaType = strings.ToLower(mediaType)
-	return strings.HasPrefix(mediaType, "application/vnd.docker.distribution.manifest.") ||
-		mediaType == v1.MediaTypeImageIndex || mediaType == v1.MediaTypeImageManifest || mediaType == "application/vnd.oci.artifact.manifest.v1+json"
 }
 
 // whole brings a manifest that has no tag, with everything it needs.
@@ -234,7 +227,7 @@ func (c *copier) look(ctx context.Context) error {
 
 // blob sees to it that the target has a blob: it has it, another repository here has it, or the source.
 func (c *copier) blob(ctx context.Context, d v1.Descriptor) error {
-	if isForeign(d.MediaType) {
+	if registry.IsForeign(d.MediaType) {
 		return nil
 	}
 	if _, err := registry.ParseDigest(d.Digest.String()); err != nil {
@@ -250,12 +243,6 @@ func (c *copier) blob(ctx context.Context, d v1.Descriptor) error {
 			return err
 		}
 	}
-}
-
-// isForeign says whether a layer is had elsewhere and need not be here.
-func isForeign(mediaType string) bool {
-	mediaType = strings.ToLower(mediaType)
-	return mediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" || strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.")
 }
 
 // have says whether the target has a blob, after linking it from where it is: what is public, or came from the same
