@@ -87,6 +87,15 @@ CREATE TABLE cached_manifests (
 
 CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);
 
+-- A manifest that says another size of something than that has, taken from a registry that had taken it. Pushed again by a
+-- client who may read it, it is taken again.
+CREATE TABLE odd_manifests (
+    manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id),
+    digest      BLOB    NOT NULL
+) STRICT;
+
+CREATE INDEX odd_manifests_by_digest ON odd_manifests (digest);
+
 -- What a manifest needs in its own repository: blobs (config, layers; also the blobs that a build cache lists in an
 -- index) and other manifests (the children of an index).
 CREATE TABLE manifest_blobs (

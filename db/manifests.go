@@ -192,6 +192,31 @@ func (tx *Tx) Miss(repositoryID, manifestID int64, d digest.Digest) error {
 	return tx.miss(repositoryID, packed, manifestID)
 }
 
+// MarkOdd notes that a manifest was taken although it says a wrong size of something.
+func (tx *Tx) MarkOdd(m Manifest) error {
+	packed, err := packDigest(m.Digest)
+	if err == nil {
+		_, err = tx.run(`INSERT INTO odd_manifests (manifest_id, digest) VALUES (?, ?) ON CONFLICT DO NOTHING`, m.ID, packed)
+	}
+	return err
+}
+
+// OddManifest returns the repositories that have a manifest which was taken so.
+func (tx *Tx) OddManifest(d digest.Digest) (list []Visibility, err error) {
+	packed, err := packDigest(d)
+	if err != nil {
+		return nil, err
+	}
+	err = tx.rows(`SELECT r.name, r.public FROM odd_manifests o JOIN manifests m ON m.id = o.manifest_id JOIN repositories r ON r.id = m.repository_id
+		WHERE o.digest = ?`, []any{packed}, func(r *sql.Rows) error {
+		var v Visibility
+		err := r.Scan(&v.Repository, &v.Public)
+		list = append(list, v)
+		return err
+	})
+	return list, err
+}
+
 // ReleaseManifest begins the leases of everything that only the manifest may hold: it is about to be deleted because a
 // client asked for it, and collection takes the rest after the grace.
 func (tx *Tx) ReleaseManifest(m Manifest) error {
@@ -243,6 +268,7 @@ func (tx *Tx) DeleteManifest(m Manifest, keep bool) error {
 	}
 	if err := tx.runAll([]any{m.ID},
 		`DELETE FROM cached_manifests WHERE manifest_id = ?`,
+		`DELETE FROM odd_manifests WHERE manifest_id = ?`,
 		`DELETE FROM referrers WHERE manifest_id = ?`,
 		`DELETE FROM manifest_children WHERE child_id = ?`,
 		`DELETE FROM manifest_children WHERE manifest_id = ?`,

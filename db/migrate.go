@@ -166,7 +166,12 @@ var steps = []string{`
 		network TEXT NOT NULL,
 		used_at INTEGER NOT NULL,
 		PRIMARY KEY (user_id, network)
-	) STRICT, WITHOUT ROWID;`,
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE odd_manifests (
+		manifest_id INTEGER PRIMARY KEY REFERENCES manifests (id),
+		digest      BLOB    NOT NULL
+	) STRICT;
+	CREATE INDEX odd_manifests_by_digest ON odd_manifests (digest);`,
 }
 
 // prepare brings a database to the schema and refuses one that this program must not write to. An older one is copied

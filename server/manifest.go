@@ -94,7 +94,7 @@ func (s *Server) putManifest(w *recorder, r *http.Request, t target) error {
 	}
 	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	res, err := w.registry.PutManifest(r.Context(), t.repo, registry.Put{
-		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags, If: only,
+		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags, If: only, MayRead: s.mayRead(w),
 	})
 	if err != nil {
 		return err
@@ -111,6 +111,14 @@ func (s *Server) putManifest(w *recorder, r *http.Request, t target) error {
 	h.Set("Content-Length", "0")
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// mayRead says which repositories the caller may read: without users, all.
+func (s *Server) mayRead(w *recorder) func(registry.RepoName, bool) (bool, error) {
+	if s.cfg.Auth == nil {
+		return func(registry.RepoName, bool) (bool, error) { return true, nil }
+	}
+	return s.cfg.Auth.MayRead(w.caller)
 }
 
 // extraTags reads ?tag=, which goes with a push by digest only.

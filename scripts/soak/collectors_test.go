@@ -149,6 +149,7 @@ func (s sketch) collector(r *rig) collector {
 			`DELETE FROM manifest_children WHERE manifest_id IN dead OR child_id IN dead`,
 			`DELETE FROM manifest_blobs WHERE manifest_id IN dead`,
 			`DELETE FROM missing_references WHERE manifest_id IN dead`,
+			`DELETE FROM odd_manifests WHERE manifest_id IN dead`,
 			`DELETE FROM manifests WHERE id IN dead`,
 			`DELETE FROM repository_blobs WHERE (repository_id, blob_id) IN idle`)
 		switch {

@@ -114,6 +114,9 @@ func (p *placement) repository(t *target, r Repository) error {
 		}
 	}
 	for _, d := range r.Manifests {
+		if size, ok := p.from.has(d.Digest); ok && size != d.Size {
+			return invalid("%s has %d bytes, %s says %d", d.Digest, size, bundleFile, d.Size)
+		}
 		if err := p.manifest(t, d, 0); err != nil {
 			return err
 		}
@@ -195,9 +198,6 @@ func (p *placement) manifest(t *target, d Descriptor, depth int) error {
 	if text == nil {
 		return p.absent(t, d)
 	}
-	if int64(len(text)) != d.Size {
-		return invalid("%s has %d bytes, its descriptor says %d", d.Digest, len(text), d.Size)
-	}
 	contents, err := registry.ReadManifest(d.MediaType, text)
 	if err != nil {
 		return invalid("%s: %w", d.Digest, err)
@@ -213,7 +213,7 @@ func (p *placement) manifest(t *target, d Descriptor, depth int) error {
 			return err
 		}
 	}
-	t.manifests = append(t.manifests, Descriptor{MediaType: contents.MediaType, Digest: d.Digest, Size: d.Size})
+	t.manifests = append(t.manifests, Descriptor{MediaType: contents.MediaType, Digest: d.Digest, Size: int64(len(text))})
 	return nil
 }
 
@@ -237,8 +237,6 @@ func (p *placement) child(t *target, c registry.Content, depth int) error {
 	d := Descriptor{MediaType: c.MediaType, Digest: c.Digest, Size: c.Size}
 	own, isOwn := t.own[c.Digest]
 	switch {
-	case isOwn && own.Size != c.Size:
-		return invalid("%s has %d bytes, its descriptor says %d", c.Digest, own.Size, c.Size)
 	case isOwn:
 		return p.manifest(t, own, depth+1)
 	}
@@ -253,7 +251,7 @@ func (p *placement) child(t *target, c registry.Content, depth int) error {
 	return err
 }
 
-// blob notes that a repository needs a blob, unless it has it.
+// blob notes that a repository needs a blob, unless it has it. A manifest may say a wrong size: the registry warns of it.
 func (p *placement) blob(t *target, c registry.Content, mayMiss bool) error {
 	n := p.needs[c.Digest]
 	if n == nil {
@@ -261,8 +259,8 @@ func (p *placement) blob(t *target, c registry.Content, mayMiss bool) error {
 		p.needs[c.Digest] = n
 	}
 	size, inside := p.size(c.Digest)
-	if n.size != c.Size || inside && size != c.Size {
-		return invalid("%s has not the %d bytes that a descriptor says", c.Digest, c.Size)
+	if inside {
+		n.size = size
 	}
 	if _, asked := n.repos[t.name]; asked {
 		return nil

@@ -198,7 +198,8 @@ func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time
 	up.fetched(f.Size)
 }
 
-// start opens the source, where an earlier fetch has ended if that can be. It has to agree with the manifest on the size.
+// start opens the source, where an earlier fetch has ended if that can be. A manifest may say a wrong size: the digest
+// decides.
 func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) (*registry.Filling, error) {
 	want, known, err := m.registry.WantedSize(m.ctx, repo, d)
 	if err != nil {
@@ -214,7 +215,10 @@ func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) 
 			return f, nil
 		}
 		size, err := source.open(from, want)
-		if err == nil && want < 0 {
+		if err == nil && from == 0 && size >= 0 {
+			if known && size != want {
+				m.log.Warn("a manifest says a wrong size", "repository", repo, "blob", d, "bytes", size, "said", want)
+			}
 			f.Size = size
 		}
 		switch {

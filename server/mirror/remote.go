@@ -299,8 +299,8 @@ func mayLackHead(err error) bool {
 
 var errPage = fmt.Errorf("%w: a web page", ErrWrong)
 
-// Blob opens a blob to read from an offset on. size is that of the whole, -1 if the registry does not say; want is what it
-// has to be, -1 if that is not known. Nothing has shown yet that the bytes are right. The caller closes the body.
+// Blob opens a blob to read from an offset on. size is that of the whole, -1 if the registry does not say; want is what
+// the manifest says, -1 if that is not known; from the second part on it is what the first part said, and has to be the same. Nothing has shown yet that the bytes are right. The caller closes the body.
 func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from, want int64) (body io.ReadCloser, size int64, err error) {
 	header := http.Header{}
 	if from > 0 {
@@ -317,8 +317,8 @@ func (r *Remote) Blob(ctx context.Context, repo string, d digest.Digest, from, w
 	case remote.IsPage(resp.Header) && (size < 0 || size != want):
 		err = errPage
 	}
-	if err == nil && size >= 0 && want >= 0 && size != want {
-		err = fmt.Errorf("%w: %d bytes, and the manifest says %d", ErrWrong, size, want)
+	if err == nil && from > 0 && size >= 0 && want >= 0 && size != want {
+		err = fmt.Errorf("%w: %d bytes now, and %d before", ErrWrong, size, want)
 	}
 	if err == nil && resp.StatusCode == http.StatusOK {
 		_, err = io.CopyN(io.Discard, body, from)

@@ -292,7 +292,7 @@ func (t *taking) link(list []digest.Digest) error {
 func (t *taking) store(list []*Document) error {
 	for _, d := range list {
 		m := db.Manifest{RepositoryID: t.repositoryID, Digest: d.Digest, MediaType: d.MediaType, Size: int64(len(d.Content)), Content: d.Content}
-		if _, err := storeManifest(t.tx, m, d.doc, t.r.sparse); err != nil {
+		if _, err := storeManifest(t.tx, m, d.doc, t.r.sparse, t.r.warnSize(t.repo, d.Digest)); err != nil {
 			return fmt.Errorf("%s: %w", d.Digest, err)
 		}
 	}

@@ -101,6 +101,7 @@ func (r *Registry) place(tx *db.Tx, p Placed) error {
 	if err != nil {
 		return err
 	}
+	parsed.AnySize = true
 	return r.put(tx, p.Repo, parsed, "import")
 }
 

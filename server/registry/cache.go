@@ -45,7 +45,7 @@ func (r *Registry) KeepCopy(ctx context.Context, repo RepoName, c Copy) (Manifes
 		if err := tx.SetPublic(repo, c.Public); err != nil { // for when it is no mirror any more
 			return err
 		}
-		if m.ID, err = storeManifest(tx, m, doc, SparseAll); err != nil {
+		if m.ID, err = storeManifest(tx, m, doc, SparseAll, r.warnSize(repo, m.Digest)); err != nil {
 			return err
 		}
 		if c.Ref.Tag == "" {

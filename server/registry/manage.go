@@ -259,7 +259,7 @@ func (c *copier) copyOne(m db.Manifest) (id int64, err error) {
 	}
 	m.RepositoryID = c.to
 	// What the source misses the copy may miss too.
-	id, err = storeManifest(c.tx, m, doc, SparseAll)
+	id, err = storeManifest(c.tx, m, doc, SparseAll, acceptSize)
 	c.copied[m.Digest] = id
 	return id, err
 }

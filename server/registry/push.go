@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,12 @@ type Put struct {
 	If        Condition // of what Ref names
 	// Sparse says what may be missing, if the registry does not let more be.
 	Sparse Sparse
+	// AnySize takes a manifest although it says another size of something than that has: it comes from a registry that
+	// has taken it. A warning is logged.
+	AnySize bool
+	// MayRead says which repositories the client may read. If one of them has the manifest it is taken here with the same
+	// wrong sizes. nil for none.
+	MayRead func(repo RepoName, public bool) (bool, error)
 }
 
 // PutResult is what was stored.
@@ -36,7 +43,15 @@ func (r *Registry) PutManifest(ctx context.Context, repo RepoName, p Put) (PutRe
 	if err != nil {
 		return PutResult{}, err
 	}
-	err = r.db.Update(ctx, func(tx *db.Tx) error { return r.put(tx, repo, m, "push") })
+	put := func(tx *db.Tx) error { return r.put(tx, repo, m, "push") }
+	err = r.db.Update(ctx, put)
+	if errors.Is(err, errWrongSize) && p.MayRead != nil {
+		found, looking := r.hasOdd(ctx, m.digest, p.MayRead)
+		if m.AnySize = found; found {
+			err = r.db.Update(ctx, put)
+		}
+		err = cmp.Or(looking, err)
+	}
 	if err != nil {
 		return PutResult{}, AsError(err)
 	}
@@ -87,7 +102,11 @@ func (r *Registry) put(tx *db.Tx, repo RepoName, p parsedPut, action string) err
 	if err := r.keepMediaType(tx, repo, m, p.KeepTags); err != nil {
 		return err
 	}
-	if m.ID, err = storeManifest(tx, m, p.doc, max(r.sparse, p.Sparse)); err != nil {
+	wrong := refuseSize
+	if p.AnySize {
+		wrong = r.warnSize(repo, p.digest)
+	}
+	if m.ID, err = storeManifest(tx, m, p.doc, max(r.sparse, p.Sparse), wrong); err != nil {
 		return err
 	}
 	return r.tagAll(tx, repo, m, p, action)
@@ -102,13 +121,47 @@ func (r *Registry) tagAll(tx *db.Tx, repo RepoName, m db.Manifest, p parsedPut, 
 	return r.audit(tx, action, repo, pushed(p.tags, p.digest))
 }
 
+// errWrongSize is in the error of a manifest that says another size of something than that has.
+var errWrongSize = errors.New("a descriptor has a wrong size")
+
+// wrongSize decides on such an error: it returns the error, or nil if the manifest is taken all the same. Clients compare
+// what they get with its digest, and registries have such manifests; new ones are mistakes.
+type wrongSize func(error) error
+
+func refuseSize(err error) error { return err }
+
+func acceptSize(error) error { return nil }
+
+func (r *Registry) warnSize(repo RepoName, d digest.Digest) wrongSize {
+	return func(err error) error {
+		r.log.Warn("a manifest says a wrong size, and is taken as it is", "repository", repo, "digest", d, "err", err)
+		return nil
+	}
+}
+
+// hasOdd says whether a repository that may be read has a manifest that was taken with wrong sizes.
+func (r *Registry) hasOdd(ctx context.Context, d digest.Digest, mayRead func(RepoName, bool) (bool, error)) (found bool, err error) {
+	var list []db.Visibility
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.OddManifest(d); return err })
+	for _, v := range list {
+		if err == nil && !found {
+			found, err = mayRead(v.Repository, r.isPublic(v.Repository, v.Public))
+		}
+	}
+	return found, err
+}
+
 // storeManifest writes a manifest with everything that follows from it: what it holds, what it misses, and its entry
-// among the referrers of its subject.
-func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id int64, err error) {
-	if m.ID, _, err = tx.PutManifest(m); err != nil {
+// among the referrers of its subject. wrong decides on wrong sizes; a manifest that was here before keeps its own.
+func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse, wrong wrongSize) (id int64, err error) {
+	added := false
+	if m.ID, added, err = tx.PutManifest(m); err != nil {
 		return 0, err
 	}
-	h := holder{tx: tx, m: m}
+	if !added {
+		wrong = acceptSize
+	}
+	h := holder{tx: tx, m: m, wrong: wrong}
 	for _, b := range distinct(doc.blobs) {
 		if err := h.hold(b, sparse == SparseAll || b.optional, tx.HoldBlob); err != nil {
 			return 0, err
@@ -121,6 +174,11 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse) (id i
 	}
 	if len(h.missing) > 0 {
 		return 0, ManifestBlobUnknown.With(h.missing)
+	}
+	if h.odd {
+		if err := tx.MarkOdd(m); err != nil {
+			return 0, err
+		}
 	}
 	if doc.subject == "" {
 		return m.ID, nil
@@ -150,6 +208,8 @@ func distinct(list []reference) []reference {
 type holder struct {
 	tx      *db.Tx
 	m       db.Manifest
+	wrong   wrongSize
+	odd     bool // a wrong size was taken
 	missing []missingReference
 }
 
@@ -168,7 +228,9 @@ func (h *holder) hold(ref reference, mayMiss bool, ways ...func(repositoryID, ma
 			continue
 		}
 		if err == nil && size != ref.size {
-			return ManifestInvalid.With(fmt.Sprintf("%s has %d bytes, its descriptor says %d", ref.digest, size, ref.size))
+			h.odd = true
+			detail := fmt.Sprintf("%s has %d bytes, its descriptor says %d", ref.digest, size, ref.size)
+			return h.wrong(&Error{Code: ManifestInvalid, Detail: detail, Err: errWrongSize})
 		}
 		return err
 	}

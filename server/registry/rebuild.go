@@ -194,7 +194,7 @@ func (b *rebuilder) journal(ctx context.Context) error {
 		var batch []journalLine
 		bytes := 0
 		flush := func() error {
-			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(tx, batch) })
+			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(ctx, tx, batch) })
 			clear(batch)
 			batch, bytes = batch[:0], 0
 			return err
@@ -217,14 +217,14 @@ func (b *rebuilder) journal(ctx context.Context) error {
 	return nil
 }
 
-func (b *rebuilder) apply(tx *db.Tx, lines []journalLine) error {
+func (b *rebuilder) apply(ctx context.Context, tx *db.Tx, lines []journalLine) error {
 	for _, l := range lines {
 		var err error
 		switch {
 		case l.Tag != "":
 			err = b.tag(tx, l)
 		case !l.Deleted:
-			err = b.manifest(tx, l)
+			err = b.manifest(ctx, tx, l)
 		}
 		if err != nil {
 			return fmt.Errorf("change %d of %s: %w", l.ID, l.Repository, err)
@@ -302,7 +302,7 @@ func (b *rebuilder) tag(tx *db.Tx, l journalLine) error {
 	return tx.SetTag(m.RepositoryID, l.Tag, m.ID)
 }
 
-func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
+func (b *rebuilder) manifest(ctx context.Context, tx *db.Tx, l journalLine) error {
 	doc, err := parseStored(l.MediaType, l.Content)
 	if err != nil || l.Digest.Validate() != nil || l.Digest.Algorithm().FromBytes(l.Content) != l.Digest {
 		b.report.Broken++
@@ -317,8 +317,8 @@ func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
 		if errors.Is(err, db.ErrNotFound) {
 			continue // the manifest misses it
 		}
-		if err == nil && stored.Size != ref.size {
-			err = tx.MarkDamaged(ref.digest, stored.Generation)
+		if err == nil && stored.Size != ref.size && !stored.Damaged && stored.Stamp == 0 {
+			err = b.whichIsWrong(ctx, tx, stored)
 		}
 		if err == nil {
 			err = tx.LinkBlob(repositoryID, stored.ID, ref.digest)
@@ -328,7 +328,21 @@ func (b *rebuilder) manifest(tx *db.Tx, l journalLine) error {
 		}
 	}
 	m := db.Manifest{RepositoryID: repositoryID, Digest: l.Digest, MediaType: l.MediaType, Size: int64(len(l.Content)), Content: l.Content}
-	_, err = storeManifest(tx, m, doc, SparseAll)
+	_, err = storeManifest(tx, m, doc, SparseAll, acceptSize)
 	b.report.Manifests++
 	return err
+}
+
+// whichIsWrong reads a blob that has another size than a manifest says: a power cut may have left a part of it, or the
+// manifest was taken as it is.
+func (b *rebuilder) whichIsWrong(ctx context.Context, tx *db.Tx, stored db.StoredBlob) error {
+	name := blobs.Name{Digest: stored.Digest, Generation: stored.Generation}
+	info, err := b.r.hashFile(ctx, name, stored.Size, nil)
+	if errors.Is(err, ErrDamaged) {
+		return tx.MarkDamaged(stored.Digest, stored.Generation)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.MarkVerified(stored.Digest, stored.Generation, info.Stamp)
 }

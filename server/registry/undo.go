@@ -271,7 +271,7 @@ func (u *undeleter) undeleteOne(m db.DeletedManifest, doc *document) error {
 	}
 	// What it missed before, or misses since, it may miss now.
 	id, err := storeManifest(u.tx, db.Manifest{RepositoryID: repositoryID, Digest: m.Digest, MediaType: m.MediaType,
-		Size: int64(len(m.Content)), Content: m.Content}, doc, SparseAll)
+		Size: int64(len(m.Content)), Content: m.Content}, doc, SparseAll, acceptSize)
 	if err != nil {
 		return err
 	}

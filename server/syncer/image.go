@@ -178,7 +178,7 @@ func (c *copier) whole(ctx context.Context, d digest.Digest, depth int) error {
 }
 
 func (c *copier) put(ctx context.Context, m registry.Manifest, doc document, tag registry.Tag) error {
-	p := registry.Put{Ref: registry.Reference{Digest: m.Digest}, MediaType: m.MediaType, Content: m.Content}
+	p := registry.Put{Ref: registry.Reference{Digest: m.Digest}, MediaType: m.MediaType, Content: m.Content, AnySize: true}
 	if doc.sparse {
 		p.Sparse = registry.SparseIndex
 	}
@@ -277,7 +277,7 @@ func (c *copier) have(ctx context.Context, d digest.Digest) (bool, error) {
 	return linked, err
 }
 
-// fetch brings a blob, going on where its connection breaks.
+// fetch brings a blob, going on where its connection breaks. How long it is the source says, or else the manifest.
 func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
 	f := c.cfg.Registry.NewFilling(ctx, c.task.to, d.Digest, d.Size)
 	err := c.pour(ctx, f)
@@ -290,7 +290,7 @@ func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
 		return err
 	}
 	c.out.Blobs++
-	c.out.Bytes += d.Size
+	c.out.Bytes += f.Size
 	c.out.Result = Copied
 	return nil
 }
@@ -308,13 +308,17 @@ func (c *copier) pour(ctx context.Context, f *registry.Filling) error {
 // take adds what one answer has.
 func (c *copier) take(ctx context.Context, f *registry.Filling) error {
 	var body io.ReadCloser
+	var size int64
 	err := c.src.try(ctx, func() (err error) {
-		body, _, err = c.src.remote.Blob(ctx, string(c.task.from), f.Digest, f.Staged(), f.Size)
+		body, size, err = c.src.remote.Blob(ctx, string(c.task.from), f.Digest, f.Staged(), f.Size)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	if f.Staged() == 0 && size >= 0 { // whatever the manifest says
+		f.Size = size
+	}
 	return f.Take(ctx, body)
 }

@@ -224,20 +224,29 @@ func (t *taker) size(ctx context.Context, d digest.Digest) (int64, error) {
 	return info.Size(), nil
 }
 
-// wrongSize finds out which of the two is wrong, a blob or the manifest that says another size.
+// wrongSize finds out which of the two is wrong, a blob or the manifest that says another size. The manifest is taken all the
+// same, with a warning.
 func (r *repository) wrongSize(ctx context.Context, n registry.Content, size int64) (why string, err error) {
-	if r.opt.DryRun {
-		return fmt.Sprintf("it has %d bytes, not %d", size, n.Size), nil
-	}
-	err = r.reg.VerifyBlob(ctx, n.Digest)
-	if err == nil {
-		return fmt.Sprintf("it has %d bytes, not the %d that the manifest says", size, n.Size), nil
-	}
-	if !registry.BlobUnknown.Is(err) {
+	err = r.verify(ctx, n.Digest)
+	if err == nil || !registry.BlobUnknown.Is(err) && !errors.Is(err, registry.ErrDamaged) {
 		return "", err
 	}
 	why = fmt.Sprintf("its %d bytes do not have the digest", size)
 	r.bad[n.Digest] = why
 	r.found(Finding{Kind: "blob", Digest: n.Digest, Detail: why})
 	return why, nil
+}
+
+// verify reads a blob: as it is here, or, if a dry run has not taken it, as it is in the directory.
+func (t *taker) verify(ctx context.Context, d digest.Digest) error {
+	err := t.reg.VerifyBlob(ctx, d)
+	if !t.opt.DryRun || !registry.BlobUnknown.Is(err) {
+		return err
+	}
+	f, _, err := t.from.open(data(d))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return compare(f, d)
 }
