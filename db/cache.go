@@ -43,6 +43,12 @@ func (tx *Tx) CacheManifest(manifestID int64) error {
 	return err
 }
 
+// IsCached says whether a manifest is a copy of what an upstream has.
+func (tx *Tx) IsCached(manifestID int64) (cached bool, err error) {
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM cached_manifests WHERE manifest_id = ?)`, []any{manifestID}, &cached)
+	return cached, err
+}
+
 // PullCached notes that somebody pulls a manifest, if it is a cached one, and begins its lease anew.
 func (tx *Tx) PullCached(m Manifest) error {
 	n, err := tx.run(`UPDATE cached_manifests SET pulled_at = ? WHERE manifest_id = ?`, micros(tx.Now), m.ID)

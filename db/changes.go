@@ -179,6 +179,7 @@ type JournalManifest struct {
 	MediaType  string
 	PushedAt   time.Time
 	Content    []byte
+	Cached     bool      // it is a copy of what an upstream has
 	Tags       []TagInfo // Name and Updated
 }
 
@@ -187,12 +188,13 @@ type JournalManifest struct {
 func (tx *Tx) JournalManifests(after int64, limit int) (list []JournalManifest, err error) {
 	const maxBytes = 8 << 20
 	bytes := 0
-	err = tx.rows(`SELECT m.id, r.name, m.digest, m.media_type, m.pushed_at, m.content FROM manifests m JOIN repositories r ON r.id = m.repository_id
+	err = tx.rows(`SELECT m.id, r.name, m.digest, m.media_type, m.pushed_at, m.content,
+			EXISTS (SELECT 1 FROM cached_manifests c WHERE c.manifest_id = m.id) FROM manifests m JOIN repositories r ON r.id = m.repository_id
 		WHERE m.id > ? ORDER BY m.id LIMIT ?`, []any{after, limit}, func(r *sql.Rows) error {
 		var m JournalManifest
 		var packed []byte
 		var pushed int64
-		if err := r.Scan(&m.ID, &m.Repository, &packed, &m.MediaType, &pushed, &m.Content); err != nil {
+		if err := r.Scan(&m.ID, &m.Repository, &packed, &m.MediaType, &pushed, &m.Content, &m.Cached); err != nil {
 			return err
 		}
 		m.PushedAt = fromMicros(pushed)

@@ -122,13 +122,20 @@ func (tx *Tx) LeaseManifest(m Manifest) error {
 	return err
 }
 
-// IsWhole says whether the repository has everything that a manifest of it names, undamaged as far as is known.
-func (tx *Tx) IsWhole(manifestID int64) (whole bool, err error) {
-	err = tx.row(`
-		SELECT NOT EXISTS (SELECT 1 FROM missing_references WHERE manifest_id = ?) AND NOT EXISTS (
-			SELECT 1 FROM manifest_blobs mb JOIN blobs b ON b.id = mb.blob_id WHERE mb.manifest_id = ? AND b.damaged_at <> 0)`,
-		[]any{manifestID, manifestID}, &whole)
-	return whole, err
+// Lacking returns what a manifest names and its repository does not have, and whether something that it has is damaged as
+// far as is known.
+func (tx *Tx) Lacking(manifestID int64) (missing []digest.Digest, damaged bool, err error) {
+	if missing, err = tx.digests(`SELECT digest FROM missing_references WHERE manifest_id = ?`, manifestID); err != nil {
+		return nil, false, err
+	}
+	err = tx.row(`SELECT EXISTS (SELECT 1 FROM manifest_blobs mb JOIN blobs b ON b.id = mb.blob_id WHERE mb.manifest_id = ? AND b.damaged_at <> 0)`,
+		[]any{manifestID}, &damaged)
+	return missing, damaged, err
+}
+
+// ManifestByID returns a manifest with its content. ErrNotFound.
+func (tx *Tx) ManifestByID(id int64) (Manifest, error) {
+	return tx.manifest(manifestColumns+contentColumn+` FROM manifests m WHERE m.id = ?`, true, id)
 }
 
 // HoldBlob records that a manifest needs a blob of its repository. ErrNotFound if the repository has no such blob, or

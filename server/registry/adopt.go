@@ -132,12 +132,12 @@ func (r *Registry) HasBlob(ctx context.Context, repo RepoName, d digest.Digest) 
 	return has, ignoreNotFound(err)
 }
 
-// HasManifest says whether the repository has a manifest, and whether that is whole: everything it names is there.
+// HasManifest says whether the repository has a manifest, and whether that is whole: everything it needs is there.
 func (r *Registry) HasManifest(ctx context.Context, repo RepoName, d digest.Digest) (has, whole bool, err error) {
 	err = r.db.View(ctx, func(tx *db.Tx) error {
 		m, err := tx.StatManifest(repo, d)
 		if has = err == nil; has {
-			whole, err = tx.IsWhole(m.ID)
+			whole, err = isWhole(tx, m.ID)
 		}
 		return err
 	})

@@ -179,7 +179,8 @@ func (c *checker) tags(ctx context.Context, find func(*db.Tx) ([]db.Image, error
 	return names
 }
 
-// references looks for manifests that need what their repository does not have. Where sparse manifests are accepted
+// references looks for manifests that need what their repository does not have, which is not said of layers that are
+// fetched from elsewhere. Where sparse manifests are accepted
 // that is as it should be.
 func (c *checker) references(ctx context.Context) error {
 	var broken []db.Missing
@@ -200,9 +201,24 @@ func (c *checker) references(ctx context.Context) error {
 		}
 		for _, m := range list {
 			last = db.Missing{ManifestID: m.ManifestID, Digest: m.Digest}
+			if needed, err := c.isNeeded(ctx, m); err != nil {
+				return err
+			} else if !needed {
+				continue
+			}
 			c.foundMissing(ctx, m, "names "+m.Digest.String()+", which its repository does not have: it was deleted, or never pushed")
 		}
 	}
+}
+
+// isNeeded says whether the manifest is still there and needs what it misses.
+func (c *checker) isNeeded(ctx context.Context, m db.Missing) (needed bool, err error) {
+	err = c.r.db.View(ctx, func(tx *db.Tx) error {
+		manifest, err := tx.ManifestByID(m.ManifestID)
+		needed = err == nil && needs(manifest, m.Digest)
+		return err
+	})
+	return needed, ignoreNotFound(err)
 }
 
 func (c *checker) foundMissing(ctx context.Context, m db.Missing, detail string) {

@@ -39,6 +39,7 @@ type journalLine struct {
 	Deleted    bool          `json:"deleted,omitempty"`
 	MediaType  string        `json:"mediaType,omitempty"`
 	Content    []byte        `json:"content,omitempty"`
+	Copy       bool          `json:"copy,omitempty"` // of what an upstream has: it may be evicted, and lacks what was not asked for
 	Policy     *journalEntry `json:"policy,omitempty"`
 }
 
@@ -207,6 +208,9 @@ func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
 			return err
 		}
 		l.MediaType, l.Content = m.MediaType, m.Content
+		if l.Copy, err = tx.IsCached(m.ID); err != nil {
+			return err
+		}
 	}
 	_, err := l.encode(w)
 	return err
@@ -261,7 +265,7 @@ func (r *Registry) journalAll(ctx context.Context, id int64, w io.Writer) (size 
 		}
 		for _, m := range list {
 			after = m.ID
-			lines := []journalLine{{ID: id, At: m.PushedAt, Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType, Content: m.Content}}
+			lines := []journalLine{{ID: id, At: m.PushedAt, Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType, Content: m.Content, Copy: m.Cached}}
 			for _, t := range m.Tags {
 				lines = append(lines, journalLine{ID: id, At: t.Updated, Repository: m.Repository, Tag: t.Name, Digest: m.Digest})
 			}

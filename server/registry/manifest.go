@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"registry/db"
+
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -213,6 +215,33 @@ func (doc *document) readReferences(m object) error {
 		doc.subject = d.digest
 	}
 	return nil
+}
+
+// needs says whether a manifest that is here needs what it names: not if that is a layer that is fetched from elsewhere.
+func needs(m db.Manifest, d digest.Digest) bool {
+	doc, err := parseStored(m.MediaType, m.Content)
+	if err != nil {
+		return true
+	}
+	optional := false
+	for _, ref := range append(doc.blobs, doc.children...) {
+		if ref.digest == d {
+			if optional = ref.optional; !optional {
+				return true
+			}
+		}
+	}
+	return !optional
+}
+
+// isWhole says whether a manifest has everything it needs.
+func isWhole(tx *db.Tx, manifestID int64) (bool, error) {
+	missing, damaged, err := tx.Lacking(manifestID)
+	if err != nil || damaged || len(missing) == 0 {
+		return err == nil && !damaged, err
+	}
+	m, err := tx.ManifestByID(manifestID)
+	return err == nil && !slices.ContainsFunc(missing, func(d digest.Digest) bool { return needs(m, d) }), err
 }
 
 // readDescription reads what the referrers API shows of a manifest.

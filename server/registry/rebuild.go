@@ -328,7 +328,9 @@ func (b *rebuilder) manifest(ctx context.Context, tx *db.Tx, l journalLine) erro
 		}
 	}
 	m := db.Manifest{RepositoryID: repositoryID, Digest: l.Digest, MediaType: l.MediaType, Size: int64(len(l.Content)), Content: l.Content}
-	_, err = storeManifest(tx, m, doc, SparseAll, acceptSize)
+	if m.ID, err = storeManifest(tx, m, doc, SparseAll, acceptSize); err == nil && l.Copy {
+		err = tx.CacheManifest(m.ID)
+	}
 	b.report.Manifests++
 	return err
 }

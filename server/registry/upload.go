@@ -60,7 +60,24 @@ func newUploadID() string {
 // UploadStatus says how far a session has come (end-13). While a chunk is coming in it may lag behind.
 func (r *Registry) UploadStatus(ctx context.Context, repo RepoName, id string) (Upload, error) {
 	u, err := r.upload(ctx, repo, id)
-	return Upload{ID: u.ID, Offset: u.Size}, err
+	if err == nil && u.saved {
+		err = r.isOpen(ctx, id)
+	}
+	if err != nil {
+		return Upload{}, err
+	}
+	return Upload{ID: u.ID, Offset: u.Size}, nil
+}
+
+// isOpen sees that a session with a row still has it: another process may have expired it. BlobUploadUnknown.
+func (r *Registry) isOpen(ctx context.Context, id string) error {
+	var has bool
+	err := r.db.View(ctx, func(tx *db.Tx) (err error) { has, err = tx.HasUpload(id); return err })
+	if err == nil && !has {
+		r.sessions.forget(id)
+		err = db.ErrNotFound
+	}
+	return unknown(err, BlobUploadUnknown, nil)
 }
 
 func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (known, error) {
@@ -168,9 +185,10 @@ func (r *Registry) CancelUpload(ctx context.Context, repo RepoName, id string) e
 
 // cancel is CancelUpload of a session that anybody began.
 func (r *Registry) cancel(ctx context.Context, id string) error {
-	forgotten := r.sessions.forget(id)
+	k, known := r.sessions.find(id)
+	r.sessions.forget(id)
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(id) })
-	if err != nil && !(forgotten && errors.Is(err, db.ErrNotFound)) {
+	if err != nil && !(known && !k.saved && errors.Is(err, db.ErrNotFound)) {
 		return unknown(err, BlobUploadUnknown, nil)
 	}
 	return r.discard(ctx, id)
@@ -213,6 +231,11 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 	name := blobs.Name{Digest: d, Generation: u.ID}
 	stored := time.Now().Round(0) // the wall's clock goes on while the machine sleeps
 	stamp, err := r.blobs.Commit(ctx, u.ID, name, u.Size)
+	if errors.Is(err, blobs.ErrNotFound) && s.saved { // another process has expired the session, unless the file is lost
+		if gone := r.isOpen(ctx, u.ID); gone != nil {
+			return gone
+		}
+	}
 	if err != nil {
 		return AsError(err)
 	}
