@@ -425,7 +425,15 @@ func TestHostile(t *testing.T) {
 	}
 	for name, content := range map[string][]byte{
 		"foreign, dots":     foreign(file("../x", "x")),
-		"foreign, unknown":  foreign(file("etc/passwd", "x")),
+		"foreign, absolute": foreign(file("/etc/passwd", "x")),
+		"foreign, dots in":  foreign(file("blobs/../../x", "x")),
+		"foreign, out":      foreign(link(tar.TypeSymlink, "latest", "../../etc/passwd")),
+		"foreign, hard out": foreign(link(tar.TypeLink, "latest", "/etc/passwd")),
+		"foreign, to blob":  foreign(link(tar.TypeLink, "blobs/sha256/"+strings.Repeat("0", 64), "blobs/sha256/"+hex)),
+		"foreign, dangling": foreign(link(tar.TypeLink, "blobs/sha256/"+strings.Repeat("0", 64), strings.Repeat("1", 64)+".tar")),
+		"foreign, loop":     foreign(link(tar.TypeLink, strings.Repeat("1", 64)+".tar", strings.Repeat("1", 64)+".tar")),
+		"foreign, other":    foreign(file("blobs/sha256/"+digest.FromString("layer").Encoded(), "other")),
+		"foreign, device":   foreign(link(tar.TypeChar, "null", "")),
 		"foreign, link":     foreign(link(tar.TypeSymlink, "blobs/sha256/"+hex, "/etc/passwd")),
 		"foreign, hardlink": foreign(link(tar.TypeLink, "blobs/sha256/"+hex, "index.json")),
 		"foreign, twice":    foreign(file("./oci-layout", `{"imageLayoutVersion":"1.0.0"}`)),

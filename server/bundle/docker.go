@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"runtime"
 	"strings"
 
@@ -49,25 +50,26 @@ func (e *exporter) dockerManifest() ([]byte, error) {
 }
 
 func (e *exporter) dockerImage(line entry) (image dockerImage, ok bool, err error) {
-	m, err := e.reg.Manifest(e.ctx, line.repo, registry.Reference{Digest: line.Digest})
-	if err != nil {
-		return image, false, err
-	}
-	if isIndex(m.MediaType) {
+	d := line.Digest
+	if isIndex(line.MediaType) {
 		p := planner{opt: e.opt}
 		if len(p.opt.Platforms) == 0 {
 			p.opt.Platforms = []Platform{{OS: "linux", Architecture: runtime.GOARCH}}
 		}
-		child, err := p.only(m)
-		if err != nil || child == "" {
+		content, err := e.plan.kept.read(d)
+		if err != nil {
 			return image, false, err
 		}
-		if m, err = e.reg.Manifest(e.ctx, line.repo, registry.Reference{Digest: child}); err != nil {
+		if d, err = p.only(registry.Manifest{Digest: d, MediaType: line.MediaType, Content: content}); err != nil || d == "" {
 			return image, false, err
 		}
 	}
+	content, err := e.plan.kept.read(d)
+	if err != nil {
+		return image, false, err
+	}
 	var parsed v1.Manifest
-	if err := json.Unmarshal(m.Content, &parsed); err != nil {
+	if err := json.Unmarshal(content, &parsed); err != nil {
 		return image, false, err
 	}
 	image.Config = blobName(parsed.Config.Digest)
@@ -140,6 +142,9 @@ func (i *importer) layers(wanted map[string]bool) (map[string]v1.Descriptor, err
 			return invalid("%s: %w", name, err)
 		}
 		d := digester.Digest()
+		if before, twice := found[name]; twice && before.Digest != d {
+			return invalid("%.200q is there twice, with other content", name)
+		}
 		found[name] = v1.Descriptor{MediaType: mediaType, Digest: d, Size: n}
 		i.to.layers[d] = name
 		return nil
@@ -167,7 +172,7 @@ func (i *importer) dockerClaims(image dockerImage, found map[string]v1.Descripto
 		return nil, invalid("the configuration %.200q is missing", image.Config)
 	}
 	d := digest.FromBytes(config)
-	named := strings.TrimPrefix(strings.TrimSuffix(image.Config, ".json"), "sha256:")
+	named := strings.TrimPrefix(strings.TrimSuffix(path.Base(image.Config), ".json"), "sha256:")
 	if named != d.Encoded() && image.Config != "config.json" {
 		return nil, invalid("the bytes of %s do not have this digest", image.Config)
 	}
@@ -202,7 +207,7 @@ func (i *importer) dockerLayers(image dockerImage, config []byte, found map[stri
 			return nil, invalid("the layer %.200q is missing", name)
 		}
 		packed, isPacked := strings.CutSuffix(i.from.resolve(name), ".tar.gz")
-		if layer.MediaType == v1.MediaTypeImageLayer && layer.Digest != diffs[n] || isPacked && packed != layer.Digest.Encoded() {
+		if layer.MediaType == v1.MediaTypeImageLayer && layer.Digest != diffs[n] || isPacked && path.Base(packed) != layer.Digest.Encoded() {
 			return nil, invalid("the bytes of %s do not have their digest", name)
 		}
 		layers = append(layers, layer)

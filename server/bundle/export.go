@@ -31,6 +31,7 @@ type ExportOptions struct {
 	NoReferrers bool       // leave signatures, SBOMs and other referrers behind
 	Docker      bool       // add what `docker load` reads
 	SignKey     ed25519.PrivateKey
+	Tmp         string // directory for what has to be kept meanwhile; "" for the system's
 	Progress    func(ExportReport)
 }
 
@@ -48,16 +49,22 @@ type ExportReport struct {
 }
 
 // Export writes a bundle with the images, and everything they reach, as a tar. What is written is the same for the same
-// content, and every blob is verified on the way. ErrNothing if there are no images.
-func Export(ctx context.Context, reg *registry.Registry, images iter.Seq2[Image, error], opt ExportOptions, to io.Writer) (ExportReport, error) {
+// content, and every blob is verified on the way. Images may be pushed, moved and deleted meanwhile: each is in the bundle
+// as it was when it was planned, or not at all. ErrNothing if there are no images.
+func Export(ctx context.Context, reg *registry.Registry, images iter.Seq2[Image, error], opt ExportOptions, to io.Writer) (report ExportReport, err error) {
 	if opt.Docker && opt.Have != nil {
 		return ExportReport{}, errors.New("docker load wants whole images: a bundle that leaves out what the receiver has is none for it")
 	}
-	p := planner{ctx: ctx, reg: reg, opt: opt}
+	kept, err := newContents(opt.Tmp)
+	if err != nil {
+		return report, err
+	}
+	defer func() { err = errors.Join(err, kept.Close()) }()
+	p := planner{ctx: ctx, reg: reg, opt: opt, kept: kept}
 	if err := p.all(images); err != nil {
 		return ExportReport{}, err
 	}
-	report := p.plan.report()
+	report = p.plan.report()
 	report.Skipped = p.skip
 	if report.Tags == 0 {
 		return report, ErrNothing
@@ -160,11 +167,11 @@ func (e *exporter) file(name string, size int64, content io.Reader) error {
 
 func (e *exporter) blob(d digest.Digest, s stored) error {
 	if s.manifest {
-		m, err := e.reg.Manifest(e.ctx, s.repo, registry.Reference{Digest: d})
+		content, err := e.plan.kept.open(d)
 		if err != nil {
 			return err
 		}
-		return e.file(blobName(d), s.size, bytes.NewReader(m.Content))
+		return e.file(blobName(d), s.size, content)
 	}
 	b, err := e.reg.Blob(e.ctx, s.repo, d)
 	if err != nil {

@@ -258,10 +258,11 @@ const (
 
 // blobs reads the archive a second time and stores what is needed of it.
 func (i *importer) blobs() error {
-	names := map[string]digest.Digest{}
+	names := i.from.linked()
 	for d, name := range i.to.layers {
 		names[name] = d
 	}
+	stored := map[digest.Digest]bool{}
 	group, ctx := errgroup.WithContext(i.ctx)
 	group.SetLimit(parallel)
 	report := *i.report
@@ -272,9 +273,10 @@ func (i *importer) blobs() error {
 			d, ok = digestOf(cleanName(m))
 		}
 		n := i.to.needs[d]
-		if !ok || n == nil || n.found != "" || len(n.lacking()) == 0 {
+		if !ok || m.link != "" || n == nil || n.found != "" || len(n.lacking()) == 0 || stored[d] {
 			return nil
 		}
+		stored[d] = true
 		body := m.body
 		store := func() error { return i.store(ctx, d, n, body, &report) }
 		if n.size > smallBlob {

@@ -1,8 +1,10 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -56,6 +58,7 @@ type plan struct {
 	repos []*repoPlan
 	blobs map[digest.Digest]stored // all that is in the bundle, manifests included
 	index []entry
+	kept  *contents // of the manifests
 }
 
 // stored is where the bytes of a blob are.
@@ -90,10 +93,58 @@ type planner struct {
 	plan *plan
 	repo *repoPlan
 	skip []string // images that have no manifest of the platform
+	kept *contents
+	undo []func() // of what the tag that is being planned has added so far
+	// An index that is being planned lacks something.
+	sparse bool
+}
+
+// attempts is how often what ref names is planned while others change it.
+const attempts = 10
+
+// attempt plans what ref names. What others delete or move meanwhile is taken out of the plan again, and planned as it is
+// by then, or not at all if it is gone.
+func (p *planner) attempt(ref registry.Reference, add func() error) (err error) {
+	defer func(outer bool) { p.sparse = outer }(p.sparse)
+	for range attempts {
+		before, gone := p.reg.StatManifest(p.ctx, p.repo.name, ref)
+		if registry.ManifestUnknown.Is(gone) {
+			return nil
+		}
+		mark := len(p.undo)
+		p.sparse = false
+		err = cmp.Or(gone, add())
+		lacking := registry.ManifestUnknown.Is(err) || registry.BlobUnknown.Is(err) || err == nil && p.sparse
+		if !lacking {
+			return err
+		}
+		now, gone := p.reg.StatManifest(p.ctx, p.repo.name, ref)
+		if gone == nil && now.Digest == before.Digest {
+			return err // it is as the registry has it
+		}
+		for _, undo := range slices.Backward(p.undo[mark:]) {
+			undo()
+		}
+		p.undo = p.undo[:mark]
+	}
+	return cmp.Or(err, errRestless)
+}
+
+var errRestless = errors.New("it changes all the time")
+
+// put adds to a map of the plan.
+func put[K comparable, V any](p *planner, m map[K]V, key K, value V) {
+	old, was := m[key]
+	p.undo = append(p.undo, func() {
+		if delete(m, key); was {
+			m[key] = old
+		}
+	})
+	m[key] = value
 }
 
 func (p *planner) all(images iter.Seq2[Image, error]) error {
-	p.plan = &plan{blobs: map[digest.Digest]stored{}}
+	p.plan = &plan{blobs: map[digest.Digest]stored{}, kept: p.kept}
 	byName := map[registry.RepoName]*repoPlan{}
 	for image, err := range images {
 		if err != nil {
@@ -104,9 +155,10 @@ func (p *planner) all(images iter.Seq2[Image, error]) error {
 				required: map[digest.Digest]bool{}, blobs: map[digest.Digest]int64{}, roots: map[digest.Digest]bool{}}
 			byName[image.Repo] = p.repo
 		}
-		if err := p.tag(image.Tag); err != nil {
+		if err := p.attempt(registry.Reference{Tag: image.Tag}, func() error { return p.tag(image.Tag) }); err != nil {
 			return fmt.Errorf("%s:%s: %w", image.Repo, image.Tag, err)
 		}
+		p.undo = p.undo[:0]
 	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		if r := byName[name]; len(r.tags) > 0 {
@@ -136,7 +188,7 @@ func (p *planner) tag(tag registry.Tag) error {
 		}
 		m.Digest = child
 	}
-	p.repo.tags[tag] = m.Digest
+	put(p, p.repo.tags, tag, m.Digest)
 	return p.manifest(m.Digest)
 }
 
@@ -190,10 +242,13 @@ func (p *planner) manifest(d digest.Digest) error {
 		return fmt.Errorf("%s: %w", d, err)
 	}
 	if p.opt.Have.hasManifest(p.repo.name, d) && p.hasAll(contents) {
-		p.repo.required[d] = true
+		put(p, p.repo.required, d, true)
 	} else {
-		p.repo.held[d] = Descriptor{MediaType: m.MediaType, Digest: d, Size: m.Size}
-		p.plan.blobs[d] = stored{repo: p.repo.name, size: m.Size, manifest: true}
+		if err := p.kept.add(d, m.Content); err != nil {
+			return err
+		}
+		put(p, p.repo.held, d, Descriptor{MediaType: m.MediaType, Digest: d, Size: m.Size})
+		put(p, p.plan.blobs, d, stored{repo: p.repo.name, size: m.Size, manifest: true})
 	}
 	if err := p.contents(m, contents); err != nil {
 		return fmt.Errorf("%s: %w", d, err)
@@ -246,15 +301,16 @@ func (p *planner) blob(holder digest.Digest, b registry.Content) error {
 		return nil
 	}
 	if p.opt.Have.hasBlob(p.repo.name, b.Digest) {
-		p.repo.blobs[b.Digest] = b.Size
+		put(p, p.repo.blobs, b.Digest, b.Size)
 		return nil
 	}
 	size, err := p.reg.StatBlob(p.ctx, p.repo.name, b.Digest)
 	if registry.BlobUnknown.Is(err) && b.Optional {
+		p.sparse = true
 		return nil
 	}
 	if err == nil {
-		p.plan.blobs[b.Digest] = stored{repo: p.repo.name, size: size}
+		put(p, p.plan.blobs, b.Digest, stored{repo: p.repo.name, size: size})
 	}
 	return err
 }
@@ -272,8 +328,11 @@ func (p *planner) referrers(subject digest.Digest) error {
 			if err := json.Unmarshal([]byte(raw), &found); err != nil {
 				return err
 			}
-			p.repo.roots[found.Digest] = true
-			if err := p.manifest(found.Digest); err != nil {
+			err := p.attempt(registry.Reference{Digest: found.Digest}, func() error {
+				put(p, p.repo.roots, found.Digest, true)
+				return p.manifest(found.Digest)
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -302,7 +361,8 @@ func (p *planner) derivedTags(subject digest.Digest) error {
 			if page.Last = tag; p.repo.tags[registry.Tag(tag)] != "" {
 				continue
 			}
-			if err := p.derivedTag(registry.Tag(tag)); err != nil {
+			err := p.attempt(registry.Reference{Tag: registry.Tag(tag)}, func() error { return p.derivedTag(registry.Tag(tag)) })
+			if err != nil {
 				return err
 			}
 		}
@@ -317,7 +377,7 @@ func (p *planner) derivedTag(tag registry.Tag) error {
 	if err != nil {
 		return err
 	}
-	p.repo.tags[tag] = m.Digest
+	put(p, p.repo.tags, tag, m.Digest)
 	return p.manifest(m.Digest)
 }
 

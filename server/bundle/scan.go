@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"regexp"
@@ -31,10 +32,12 @@ const (
 type archive struct {
 	source
 	files  map[string]int64  // size by name
-	links  map[string]string // layers of a docker archive that are links to others
+	links  map[string]string // layers and blobs that are links to others of the archive
 	json   map[string]span
-	spool  *os.File // the JSON
-	spoolt int64    // bytes of it
+	twice  map[string]bool // files that are there more than once, with the same bytes
+	spare  string          // one of the files that are no part of a layout, "" if there is none
+	spool  *os.File        // the JSON
+	spoolt int64           // bytes of it
 }
 
 type span struct{ at, size int64 }
@@ -53,8 +56,8 @@ const (
 
 const hex64 = `[0-9a-f]{64}`
 
-// whitelist are the names that an archive may have: those of OCI layouts and of what docker save, podman save and crane
-// have written at some time. Everything else is refused.
+// whitelist are the names that mean something: those of OCI layouts and of what docker save, podman save, crane and Bazel have
+// written at some time. Everything else is ignored, if its name leads nowhere.
 var whitelist = []struct {
 	kind  kind
 	names *regexp.Regexp
@@ -63,7 +66,7 @@ var whitelist = []struct {
 	{large, regexp.MustCompile(`^(index\.json|bundle\.json|manifest\.json)$`)},
 	{small, regexp.MustCompile(`^(oci-layout|bundle\.sig|repositories|config\.json|` + hex64 + `\.json|sha256:` + hex64 + `|` + hex64 + `/(json|VERSION))$`)},
 	{content, regexp.MustCompile(`^blobs/(sha256/` + hex64 + `|sha512/[0-9a-f]{128})$`)},
-	{layer, regexp.MustCompile(`^(` + hex64 + `\.tar|` + hex64 + `\.tar\.gz|` + hex64 + `/layer\.tar)$`)},
+	{layer, regexp.MustCompile(`^((blobs/sha256/)?` + hex64 + `\.tar(\.gz)?|` + hex64 + `/layer\.tar)$`)},
 }
 
 func kindOf(name string) kind {
@@ -75,28 +78,95 @@ func kindOf(name string) kind {
 	return unknownName
 }
 
-// scan reads an archive once. It refuses names that are not on the whitelist, two members of one name, anything but files,
-// and what is too much. The caller closes the archive, also if scan fails it has taken the source over.
+// scan reads an archive once. It refuses names that lead out of it, two members of one name that differ, anything but files
+// and links within it, and what is too much. The caller closes the archive, also if scan fails it has taken the source over.
 func scan(ctx context.Context, s source, tmp string) (a *archive, err error) {
-	a = &archive{source: s, files: map[string]int64{}, links: map[string]string{}, json: map[string]span{}}
+	a = &archive{source: s, files: map[string]int64{}, links: map[string]string{}, json: map[string]span{}, twice: map[string]bool{}}
 	if a.spool, err = temporary(tmp); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	seen := map[string]bool{}
 	err = s.walk(ctx, func(m member) error {
 		m.name = cleanName(m)
+		if leadsOut(m.name) {
+			return invalid("%.200q leads out of the archive", m.name)
+		}
 		if seen[m.name] {
-			return invalid("%.200q is there twice", m.name)
+			return a.again(m)
 		}
 		if seen[m.name] = true; len(seen) > maxMembers {
 			return invalid("it has more than %d members", maxMembers)
 		}
 		return a.take(m)
 	})
+	if err == nil {
+		err = errors.Join(a.checkTwice(), a.follow())
+	}
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+// leadsOut says whether a name is not one of something in the archive.
+func leadsOut(name string) bool {
+	return name == "" || name != "." && !fs.ValidPath(name) || strings.ContainsAny(name, "\\\x00")
+}
+
+// again sees that a member that was there before is the same: bytes, or link.
+func (a *archive) again(m member) error {
+	size, isFile := a.files[m.name]
+	kept, isKept := a.json[m.name]
+	same := true
+	switch d, named := digestOf(m.name); {
+	case m.dir || kindOf(m.name) == unknownName:
+		return nil
+	case m.link != "" || !isFile:
+		same = !isFile && a.links[m.name] == m.target()
+	case size != m.size:
+		same = false
+	case named:
+		v := d.Verifier()
+		if _, err := io.Copy(v, m.body); err != nil {
+			return invalid("%s: %w", m.name, err)
+		}
+		same = v.Verified()
+	case isKept:
+		text, err := io.ReadAll(m.body)
+		if err != nil {
+			return invalid("%s: %w", m.name, err)
+		}
+		before := make([]byte, kept.size)
+		if _, err := a.spool.ReadAt(before, kept.at); err != nil && err != io.EOF {
+			return err
+		}
+		same = bytes.Equal(text, before)
+	}
+	if !same {
+		return invalid("%.200q is there twice, with other content", m.name)
+	}
+	a.twice[m.name] = true
+	return nil
+}
+
+// checkTwice lets the files that say what is in the archive be there twice only where all of them are: an archive that was
+// added to itself. Otherwise it is made of two.
+func (a *archive) checkTwice() error {
+	name, once := "", false
+	for n := range a.json {
+		if k := kindOf(n); k != large && n != layoutFile {
+			continue
+		}
+		if a.twice[n] {
+			name = n
+		} else {
+			once = true
+		}
+	}
+	if name != "" && once {
+		return invalid("%.200q is there twice", name)
+	}
+	return nil
 }
 
 // cleanName takes off what tar puts around a name: ./ in front, / behind a directory.
@@ -116,8 +186,13 @@ func (a *archive) Close() error { return errors.Join(a.source.Close(), a.spool.C
 func (a *archive) take(m member) error {
 	k := kindOf(m.name)
 	switch {
+	case k == unknownName && m.link != "" && leadsOut(m.target()):
+		return invalid("%.200q is a link out of the archive", m.name)
 	case k == unknownName:
-		return invalid("%.200q belongs to no image layout", m.name)
+		if !strings.HasPrefix(path.Base(m.name), "._") { // what macOS adds to every file
+			a.spare = m.name
+		}
+		return nil
 	case (k == directory) != m.dir:
 		return invalid("%.200q is a directory, or should be one", m.name)
 	case m.dir:
@@ -137,14 +212,42 @@ func (a *archive) take(m member) error {
 	return nil
 }
 
-// takeLink takes the links that old docker archives have: a layer that is another layer of the archive. It is a name in a
-// table here and nowhere else.
+// takeLink takes a layer or a blob that is another one of the archive. It is a name in a table here and nowhere else.
 func (a *archive) takeLink(m member, k kind) error {
-	target := path.Join(path.Dir(m.name), m.link)
-	if k != layer || strings.HasPrefix(m.link, "/") || kindOf(target) != layer {
+	target := m.target()
+	if k != layer && k != content || leadsOut(target) || kindOf(target) != layer && kindOf(target) != content {
 		return invalid("%.200q is a link", m.name)
 	}
 	a.links[m.name] = target
+	return nil
+}
+
+// follow finds the files that links mean. A blob that is a link has the size and the text of its file.
+func (a *archive) follow() error {
+	for name := range a.links {
+		target := a.links[name]
+		for range len(a.links) {
+			next, isLink := a.links[target]
+			if !isLink {
+				break
+			}
+			target = next
+		}
+		size, ok := a.files[target]
+		if !ok {
+			return invalid("%.200q is a link to nothing", name)
+		}
+		a.links[name] = target
+		if kindOf(name) == layer {
+			continue
+		}
+		if d, ok := digestOf(target); ok && blobName(d) != name {
+			return invalid("%.200q is a link to other content", name)
+		}
+		if a.files[name] = size; size <= maxSmallJSON && a.json[target] != (span{}) {
+			a.json[name] = a.json[target]
+		}
+	}
 	return nil
 }
 
@@ -204,7 +307,7 @@ func (a *archive) decode(name string, into any) (ok bool, err error) {
 	if err != nil || text == nil {
 		return false, err
 	}
-	if err := json.Unmarshal(text, into); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), into); err != nil { // some editors put a mark there
 		return false, invalid("%s: %w", name, err)
 	}
 	return true, nil
@@ -226,6 +329,17 @@ func (a *archive) manifest(d digest.Digest) ([]byte, error) {
 		return nil, invalid("the bytes of %s do not have this digest", d)
 	}
 	return text, nil
+}
+
+// linked are the blobs that are links, by the names of their files.
+func (a *archive) linked() map[string]digest.Digest {
+	names := map[string]digest.Digest{}
+	for name, target := range a.links {
+		if d, ok := digestOf(name); ok {
+			names[target] = d
+		}
+	}
+	return names
 }
 
 // digestOf is the digest that a blob's name says.
@@ -265,6 +379,9 @@ func (a *archive) bundle() (*Manifest, error) {
 			return nil, invalid("%s is missing or does not have %d bytes", b.Digest, b.Size)
 		}
 		named[blobName(b.Digest)] = true
+	}
+	if a.spare != "" {
+		return nil, invalid("%.200q belongs to no image layout", a.spare)
 	}
 	for name := range a.files {
 		if !named[name] {

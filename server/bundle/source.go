@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -26,8 +27,17 @@ type member struct {
 	name string
 	size int64
 	dir  bool
-	link string    // what a symbolic link points at
+	link string    // what a link points at: from the top of the archive, or as from
+	from string    // the folder that a symbolic link is in, "" for a hard link
 	body io.Reader // of a file, good until the next member
+}
+
+// target is the name of what a link points at. It may lead out of the archive.
+func (m member) target() string {
+	if strings.HasPrefix(m.link, "/") {
+		return m.link
+	}
+	return path.Join(m.from, strings.TrimPrefix(m.link, "./"))
 }
 
 // source is an archive that can be read again and again.
@@ -52,8 +62,7 @@ func open(paths []string, stdin io.Reader, tmp string) (source, error) {
 			return nil, err
 		}
 		if info.IsDir() {
-			root, err := os.OpenRoot(paths[0])
-			return dirSource{root}, err
+			return openLayout(paths[0])
 		}
 	}
 	set, err := findParts(paths)
@@ -277,6 +286,9 @@ func (t *tarSource) walk(ctx context.Context, fn func(member) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if header.Typeflag == tar.TypeXGlobalHeader { // as git archive writes; it is about the others, which say more
+			continue
+		}
 		m, err := tarMember(header)
 		if err != nil {
 			return err
@@ -288,7 +300,7 @@ func (t *tarSource) walk(ctx context.Context, fn func(member) error) error {
 	}
 }
 
-// tarMember refuses what is neither a file, a directory nor a symbolic link; scan decides on links.
+// tarMember refuses what is neither a file, a directory nor a link; scan decides on links.
 func tarMember(h *tar.Header) (m member, err error) {
 	m = member{name: h.Name, size: h.Size}
 	for key := range h.PAXRecords {
@@ -301,7 +313,9 @@ func tarMember(h *tar.Header) (m member, err error) {
 	case tar.TypeDir:
 		m.dir = true
 	case tar.TypeSymlink:
-		m.link = h.Linkname
+		m.link, m.from = h.Linkname, path.Dir(cleanName(m))
+	case tar.TypeLink:
+		m.link, m.size = h.Linkname, 0
 	case tar.TypeGNUSparse:
 		return m, invalid("%.200q is a sparse file", h.Name)
 	default:
@@ -310,32 +324,66 @@ func tarMember(h *tar.Header) (m member, err error) {
 	return m, nil
 }
 
-// dirSource is a layout in a directory.
-type dirSource struct{ *os.Root }
+// dirSource is a layout in a directory. Its links may lead to what is beside it, as in stores that layouts share, and no
+// further: nothing outside the folder that has the layout is read.
+type dirSource struct {
+	*os.Root        // of the folder that has the layout
+	top      string // the layout in it
+}
+
+func openLayout(dir string) (source, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if root, err := os.OpenRoot(filepath.Dir(dir)); err == nil {
+		return dirSource{root, filepath.Base(dir)}, nil
+	}
+	root, err := os.OpenRoot(dir)
+	return dirSource{root, "."}, err
+}
 
 func (d dirSource) walk(ctx context.Context, fn func(member) error) error {
-	return fs.WalkDir(d.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+	return d.folder(ctx, ".", fn)
+}
+
+func (d dirSource) folder(ctx context.Context, name string, fn func(member) error) error {
+	entries, err := fs.ReadDir(d.FS(), path.Join(d.top, name))
+	for _, e := range entries {
 		if err == nil {
-			err = ctx.Err()
+			err = errors.Join(ctx.Err(), d.entry(ctx, path.Join(name, e.Name()), fn))
 		}
-		if err != nil || path == "." {
+	}
+	return err
+}
+
+// entry calls fn for a file, or for a folder and what is in it. What the archive would not have is not opened.
+func (d dirSource) entry(ctx context.Context, name string, fn func(member) error) error {
+	k := kindOf(name)
+	at := path.Join(d.top, name)
+	info, err := d.Stat(at)
+	if k == unknownName && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+		return fn(member{name: name})
+	}
+	if err != nil {
+		return invalid("%.200q: %w", name, err)
+	}
+	if info.IsDir() {
+		if err := fn(member{name: name, dir: true}); err != nil {
 			return err
 		}
-		if e.IsDir() {
-			return fn(member{name: path, dir: true})
-		}
-		if !e.Type().IsRegular() {
-			return invalid("%.200q is no file and no directory", path)
-		}
-		file, err := d.Open(path)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		return fn(member{name: path, size: info.Size(), body: file})
-	})
+		return d.folder(ctx, name, fn)
+	}
+	if !info.Mode().IsRegular() {
+		return invalid("%.200q is no file and no directory", name)
+	}
+	file, err := d.Open(at)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return fn(member{name: name, size: info.Size(), body: file})
 }

@@ -82,9 +82,13 @@ func verifyWhole(ctx context.Context, paths []string, opt VerifyOptions, report 
 		return err
 	}
 	report.Signed = i.report.Signed
+	linked := a.linked()
 	return a.walk(ctx, func(m member) error {
-		d, ok := digestOf(cleanName(m))
+		d, ok := linked[cleanName(m)]
 		if !ok {
+			d, ok = digestOf(cleanName(m))
+		}
+		if !ok || m.link != "" {
 			return nil
 		}
 		verifier := d.Verifier()
