@@ -65,16 +65,6 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer opt.tls.close()
-	if !opt.server.ReadOnly { // before it can be reached: clients would wait as long as it does
-		lock, err := p.LockServer(ctx, opt.location, opt.server.DrainTimeout+lockMargin, log)
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
-			return usagef("%w: say --read-only to serve what can only be read", err)
-		}
-		if err != nil {
-			return err
-		}
-		defer lock.Close()
-	}
 	ln, err := listen(ctx, opt)
 	if err != nil {
 		return err
@@ -84,6 +74,16 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	opt.server.Loopback = isLoopbackTCP(ln.Addr())
 	if err := opt.actAsOwner(log); err != nil {
 		return err
+	}
+	if !opt.server.ReadOnly { // the file of the lock is the owner's, like the database
+		lock, err := p.LockServer(ctx, opt.location, opt.server.DrainTimeout+lockMargin, log)
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			return usagef("%w: say --read-only to serve what can only be read", err)
+		}
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
 	}
 	if opt.server.TLS, err = opt.tls.open(log); err != nil {
 		return err
