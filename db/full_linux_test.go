@@ -47,8 +47,10 @@ func TestOpenOnAFullDisk(t *testing.T) {
 func TestBallastOfAKilledProcess(t *testing.T) {
 	d := &DB{path: filepath.Join(t.TempDir(), "reg.db")}
 	ballast := d.path + ballasts[0]
-	if err := os.WriteFile(ballast, nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, path := range []string{d.path, ballast} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := d.KeepBallast(); err != nil {
 		t.Fatal(err)
