@@ -215,7 +215,7 @@ func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) 
 			return f, nil
 		}
 		size, err := source.open(from, want)
-		if err == nil && from == 0 && size >= 0 {
+		if err == nil && size >= 0 && (from == 0 || !known) {
 			if known && size != want {
 				m.log.Warn("a manifest says a wrong size", "repository", repo, "blob", d, "bytes", size, "said", want)
 			}
