@@ -243,7 +243,10 @@ func TestManageRights(t *testing.T) {
 		{"bob", "PUT", "grants", `{"grantee":"bob","repository":"alice/**","actions":"pull"}`, 403, "DENIED"},
 		{"alice", "PUT", "grants", `{"grantee":"bob","repository":"**","actions":"pull"}`, 403, "DENIED"},
 		{"alice", "PUT", "grants", `{"grantee":"bob","repository":"alice**","actions":"pull"}`, 403, "DENIED"},
-		{"alice", "PUT", "grants", `{"grantee":"nobody","repository":"alice/**","actions":"pull"}`, 404, "NOT_FOUND"},
+		// Whoever is not an admin is not told who else there is.
+		{"alice", "PUT", "grants", `{"grantee":"nobody","repository":"alice/**","actions":"pull"}`, 204, ""},
+		{"alice", "DELETE", "grants?grantee=nobody&repository=" + url.QueryEscape("alice/**"), "", 204, ""},
+		{"ann", "PUT", "grants", `{"grantee":"nobody","repository":"alice/**","actions":"pull"}`, 404, "NOT_FOUND"},
 		{"alice", "PUT", "grants", `{"grantee":"bob","repository":"alice/**","actions":"shout"}`, 400, "REQUEST_INVALID"},
 		{"alice", "PUT", "grants", `{"grantee":"bob","repository":"alice/[","actions":"pull"}`, 400, "REQUEST_INVALID"},
 		{"bob", "GET", "repo", "", 200, `{"repositories":[]}`},

@@ -31,7 +31,8 @@ type ExportOptions struct {
 	NoReferrers bool       // leave signatures, SBOMs and other referrers behind
 	Docker      bool       // add what `docker load` reads
 	SignKey     ed25519.PrivateKey
-	Tmp         string // directory for what has to be kept meanwhile; "" for the system's
+	Tmp         string                   // directory for what has to be kept meanwhile; "" for the system's
+	AsCaller    func(func() error) error // runs what opens temporary files; nil: nothing does
 	Progress    func(ExportReport)
 }
 
@@ -55,7 +56,8 @@ func Export(ctx context.Context, reg *registry.Registry, images iter.Seq2[Image,
 	if opt.Docker && opt.Have != nil {
 		return ExportReport{}, errors.New("docker load wants whole images: a bundle that leaves out what the receiver has is none for it")
 	}
-	kept, err := newContents(opt.Tmp)
+	var kept *contents
+	err = asCaller(opt.AsCaller, func() (err error) { kept, err = newContents(opt.Tmp); return err })
 	if err != nil {
 		return report, err
 	}

@@ -76,10 +76,7 @@ func openArchive(ctx context.Context, paths []string, opt ImportOptions) (a *arc
 		}
 		return err
 	}
-	if opt.AsCaller == nil {
-		opt.AsCaller = func(fn func() error) error { return fn() }
-	}
-	err = opt.AsCaller(opening)
+	err = asCaller(opt.AsCaller, opening)
 	return a, err
 }
 

@@ -87,6 +87,14 @@ func spool(from io.Reader, tmp string) (*os.File, error) {
 	return file, nil
 }
 
+// asCaller runs fn with run, if there is one.
+func asCaller(run func(func() error) error, fn func() error) error {
+	if run == nil {
+		return fn()
+	}
+	return run(fn)
+}
+
 func temporary(tmp string) (*os.File, error) {
 	file, err := os.CreateTemp(tmp, "registry-bundle-")
 	if err != nil {

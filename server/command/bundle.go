@@ -130,7 +130,10 @@ func chosen(ctx context.Context, reg *registry.Registry, what pattern) iter.Seq2
 }
 
 func exportOptions(s *settings) (opt bundle.ExportOptions, err error) {
-	opt = bundle.ExportOptions{NoReferrers: s.Bool("no-referrers"), Docker: s.Bool("docker")}
+	opt = bundle.ExportOptions{NoReferrers: s.Bool("no-referrers"), Docker: s.Bool("docker"), AsCaller: asRoot}
+	if opt.Tmp, err = s.tmp(); err != nil {
+		return opt, err
+	}
 	for _, text := range s.StringSlice("platform") {
 		platform, err := bundle.ParsePlatform(text)
 		if err != nil {

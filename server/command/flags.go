@@ -258,6 +258,7 @@ func exportFlags() []cli.Flag {
 		&cli.StringFlag{Name: "split", Usage: "in parts of this `SIZE`: FILE.001, FILE.002 and so on, and FILE.parts.json, which knows their checksums"},
 		&cli.BoolFlag{Name: "zstd", Usage: "compress the whole; other tools do not read it then"},
 		&cli.StringFlag{Name: "sign-key", Usage: "sign with the Ed25519 private key in the PEM `FILE`"},
+		tmpFlag("all manifests", besideDatabase),
 	}
 }
 

@@ -273,18 +273,22 @@ func (s *settings) tmp() (string, error) {
 		return dir, nil
 	}
 	if s.String("db") == "" { // bundle verify has no registry
-		return firstDirectory(os.TempDir(), "."), nil
+		return firstWritable(os.TempDir(), "."), nil
 	}
 	at, err := s.location()
-	return firstDirectory(filepath.Dir(at.DB), os.TempDir()), err
+	return firstWritable(filepath.Dir(at.DB), os.TempDir()), err
 }
 
-// firstDirectory is the first of two that exists, the second otherwise.
-func firstDirectory(first, second string) string {
-	if isDirectory(first) {
-		return first
+// firstWritable is the first of two directories if a file can be made in it, the second otherwise: a database may be on a
+// medium that is only read.
+func firstWritable(first, second string) string {
+	f, err := os.CreateTemp(first, ".registry-")
+	if err != nil {
+		return second
 	}
-	return second
+	f.Close()
+	os.Remove(f.Name())
+	return first
 }
 
 func isDirectory(path string) bool {
