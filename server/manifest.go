@@ -1,7 +1,6 @@
 package server
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -88,10 +87,11 @@ func (s *Server) putManifest(w *recorder, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
-	content, err := readLimited(r, s.cfg.MaxManifest)
+	content, release, err := s.readManifest(w, r)
 	if err != nil {
 		return err
 	}
+	defer release()
 	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	res, err := w.registry.PutManifest(r.Context(), t.repo, registry.Put{
 		Ref: t.reference, Tags: tags, MediaType: strings.TrimSpace(mediaType), Content: content, KeepTags: w.keepTags, If: only, MayRead: s.mayRead(w),
@@ -138,22 +138,6 @@ func extraTags(r *http.Request, t target) (tags []registry.Tag, err error) {
 		tags = append(tags, tag)
 	}
 	return tags, nil
-}
-
-// readLimited reads a body of at most limit bytes. ManifestTooLarge if there is more, without reading all of it.
-func readLimited(r *http.Request, limit int64) ([]byte, error) {
-	tooLarge := registry.ManifestTooLarge.With("the limit is " + strconv.FormatInt(limit, 10) + " bytes")
-	if r.ContentLength > limit {
-		return nil, tooLarge
-	}
-	content, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if err != nil {
-		return nil, &registry.Error{Code: registry.ManifestInvalid, Detail: "the body broke off", Err: err}
-	}
-	if int64(len(content)) > limit {
-		return nil, tooLarge
-	}
-	return content, nil
 }
 
 // deleteManifest removes a tag, or a manifest with all of its tags ("Deleting tags", "Deleting Manifests", end-9).

@@ -64,6 +64,7 @@ type Server struct {
 	crossOrigin *http.CrossOriginProtection
 	health      health
 	connections *connections
+	manifests   *budget
 	http        *http.Server
 	draining    atomic.Bool
 	began       atomic.Int64  // requests of the API
@@ -95,6 +96,7 @@ func New(cfg Config) (*Server, error) {
 	if err := s.trustOrigins(); err != nil {
 		return nil, err
 	}
+	s.manifests = newBudget(cfg.BodyIdleTimeout)
 	s.connections = newConnections(cfg.MaxConnections, s.trusts, s.log)
 	s.metrics = newMetrics(s)
 	g := guard{s: s, cors: newCORS(cfg.CORSOrigins)}
