@@ -28,6 +28,7 @@ func TestPlans(t *testing.T) {
 		"repositories":       func() { tx.Repositories("", 1) },
 		"referrers":          func() { tx.Referrers("a", "sha256:"+digestOfNothing, "", "", func(Referrer) bool { return true }) },
 		"referrers, filter":  func() { tx.Referrers("a", "sha256:"+digestOfNothing, "x", "", func(Referrer) bool { return true }) },
+		"unlisted children":  func() { tx.UnlistedChildren(Manifest{}, "sha256:"+digestOfNothing, "") },
 		"upload":             func() { tx.Upload("a", "b") },
 		"refresh token":      func() { tx.RefreshToken("a"); tx.DeleteRefreshTokensOf("a", "b") },
 		"refresh tokens":     func() { tx.CreateRefreshToken(RefreshToken{}, d.now(), 1) },

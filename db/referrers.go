@@ -68,17 +68,30 @@ func (tx *Tx) Referrers(repo RepoName, subject digest.Digest, artifactType strin
 	return err
 }
 
-// IsReferrer says whether the referrers of a subject list the digest.
-func (tx *Tx) IsReferrer(repo RepoName, subject, d digest.Digest) (listed bool, err error) {
-	packedSubject, err := packDigest(subject)
+// UnlistedChildren returns the digests after last of the manifests that an index names, that are here, and that are no
+// referrers of a subject, in no particular order.
+func (tx *Tx) UnlistedChildren(index Manifest, subject, last digest.Digest) (list []digest.Digest, err error) {
+	packed, err := packDigest(subject)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	packed, err := packDigest(d)
-	if err != nil {
-		return false, err
+	after := []byte{}
+	if last != "" {
+		if after, err = packDigest(last); err != nil {
+			return nil, err
+		}
 	}
-	err = tx.row(`SELECT EXISTS (SELECT 1 FROM repositories r JOIN referrers f ON f.repository_id = r.id
-		WHERE r.name = ? AND f.subject = ? AND f.digest = ?)`, []any{string(repo), packedSubject, packed}, &listed)
-	return listed, err
+	err = tx.rows(`
+		SELECT m.digest FROM manifest_children c CROSS JOIN manifests m
+		WHERE c.manifest_id = ? AND m.id = c.child_id AND m.digest > ?
+			AND NOT EXISTS (SELECT 1 FROM referrers f WHERE f.repository_id = m.repository_id AND f.subject = ? AND f.digest = m.digest)`, []any{index.ID, after, packed}, func(r *sql.Rows) error {
+		var packed sql.RawBytes
+		if err := r.Scan(&packed); err != nil {
+			return err
+		}
+		d, err := unpackDigest(packed)
+		list = append(list, d)
+		return err
+	})
+	return list, err
 }

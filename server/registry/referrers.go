@@ -37,7 +37,6 @@ type Referrers struct {
 type referrer struct {
 	digest     digest.Digest
 	descriptor string // JSON
-	tagged     bool   // it is from the fallback tag, and may be in the list anyway, or not be here
 }
 
 // Referrers lists the manifests of the repository that have a subject, of one artifact type unless it is empty ("Listing
@@ -48,22 +47,22 @@ func (r *Registry) Referrers(ctx context.Context, repo RepoName, subject digest.
 	if err != nil || p.Limit <= 0 {
 		return page.Referrers, err
 	}
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		listed, err := listedReferrers(tx, repo, subject, artifactType, page)
-		if err != nil {
+	var listed []referrer
+	var tagged taggedReferrers
+	err = r.db.View(ctx, func(tx *db.Tx) (err error) {
+		if listed, err = listedReferrers(tx, repo, subject, artifactType, page); err != nil {
 			return err
 		}
-		tagged, err := taggedReferrers(tx, repo, subject, artifactType, page.after)
-		if err != nil {
-			return err
-		}
-		return page.fill(sorted(append(listed, tagged...)), func(f referrer) (bool, error) {
-			if !f.tagged {
-				return true, nil
-			}
-			return isTaggedReferrer(tx, repo, subject, f.digest)
-		})
+		tagged, err = findTaggedReferrers(tx, repo, subject, page)
+		return err
 	})
+	if err != nil {
+		return page.Referrers, unknown(err, NameUnknown, repo)
+	}
+	more, err := tagged.read(artifactType)
+	if err == nil {
+		err = page.fill(sorted(append(listed, more...)))
+	}
 	return page.Referrers, unknown(err, NameUnknown, repo)
 }
 
@@ -80,7 +79,7 @@ func PageReferrers(list []string, p Page) (Referrers, error) {
 			all = append(all, f)
 		}
 	}
-	return page.Referrers, page.fill(sorted(all), func(referrer) (bool, error) { return true, nil })
+	return page.Referrers, page.fill(sorted(all))
 }
 
 // listedReferrers are those that have the subject: one more than the page has room for, if there are so many.
@@ -94,23 +93,45 @@ func listedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactTy
 	return list, err
 }
 
-// taggedReferrers are the descriptors with digests after a given one that clients keep under the fallback tag of a subject.
-func taggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, artifactType string, after digest.Digest) (list []referrer, err error) {
+// taggedReferrers is what clients keep under the fallback tag of a subject.
+type taggedReferrers struct {
+	index []byte
+	here  map[digest.Digest]bool // what the index names, is here, and is not listed by the registry itself
+}
+
+// findTaggedReferrers asks for what a page needs. The index is not read here, where it would keep others from the database:
+// it may name thousands.
+func findTaggedReferrers(tx *db.Tx, repo RepoName, subject digest.Digest, page *referrersPage) (t taggedReferrers, err error) {
 	m, err := tx.TaggedManifest(repo, referrersTag(subject))
 	if errors.Is(err, db.ErrNotFound) || err == nil && !isIndex(m.MediaType) {
-		return nil, nil
+		return t, nil
 	}
 	if err != nil {
-		return nil, err
+		return t, err
+	}
+	list, err := tx.UnlistedChildren(m, subject, page.after)
+	if err != nil || len(list) == 0 {
+		return t, err
+	}
+	t = taggedReferrers{m.Content, map[digest.Digest]bool{}}
+	for _, d := range list {
+		t.here[d] = true
+	}
+	return t, nil
+}
+
+// read returns their descriptors of one artifact type, or of all.
+func (t taggedReferrers) read(artifactType string) (list []referrer, err error) {
+	if len(t.here) == 0 {
+		return nil, nil
 	}
 	var index struct{ Manifests []json.RawMessage }
-	if err := json.Unmarshal(m.Content, &index); err != nil {
+	if err := json.Unmarshal(t.index, &index); err != nil {
 		return nil, err
 	}
 	for _, raw := range index.Manifests {
 		f, ofType := readReferrer(raw)
-		if f.digest > after && (artifactType == "" || ofType == artifactType) {
-			f.tagged = true
+		if t.here[f.digest] && (artifactType == "" || ofType == artifactType) {
 			list = append(list, f)
 		}
 	}
@@ -125,20 +146,6 @@ func readReferrer(raw []byte) (f referrer, artifactType string) {
 	}
 	f.descriptor = string(raw)
 	return f, of.ArtifactType
-}
-
-// isTaggedReferrer says whether the fallback tag is what lists a manifest: it is there, and the registry does not list it by
-// itself.
-func isTaggedReferrer(tx *db.Tx, repo RepoName, subject, d digest.Digest) (bool, error) {
-	listed, err := tx.IsReferrer(repo, subject, d)
-	if err != nil || listed {
-		return false, err
-	}
-	_, err = tx.StatManifest(repo, d)
-	if errors.Is(err, db.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // sorted brings entries into the order of their digests, each digest once.
@@ -165,16 +172,9 @@ func newReferrersPage(p Page) (page *referrersPage, err error) {
 	return page, nil
 }
 
-// fill adds those of a sorted list that belong to it until there is no room. One has room whatever its size.
-func (page *referrersPage) fill(list []referrer, belongs func(referrer) (bool, error)) error {
+// fill adds those of a sorted list until there is no room. One has room whatever its size.
+func (page *referrersPage) fill(list []referrer) error {
 	for _, f := range list {
-		ok, err := belongs(f)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
 		size := len(f.descriptor) + len(",") // also of what is not shown: it was read
 		if n := len(page.Descriptors); n == page.limit || n > 0 && size > page.left {
 			page.More = true
