@@ -301,7 +301,8 @@ func TestMirrorIsNoAmplifier(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if asked := o.requests(); len(asked) > 80 || len(asked) < 50 {
+	// 60 misses, those that were under way, and one more a second; a tag that HEAD does not find is asked for by GET, too.
+	if asked := o.requests(); len(asked) > 150 || len(asked) < 50 {
 		t.Errorf("asked %d times", len(asked))
 	}
 	if load.most.Load() > 8 || refused.Load() < 200 {

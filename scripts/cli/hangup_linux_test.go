@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -34,6 +35,10 @@ func terminal(t *testing.T) (near, far *os.File) {
 
 // A server that was started from a terminal ends in good order when that is gone, unless nohup started it.
 func TestTerminalGone(t *testing.T) {
+	// What this process ignores, because nohup started it, its children would ignore.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	for _, nohup := range []bool{false, true} {
 		near, far := terminal(t)
 		dir := t.TempDir()
