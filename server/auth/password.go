@@ -50,8 +50,8 @@ func isCommon(password string) bool {
 	return strings.Contains("0123456789012345678909876543210987654321", password) || slices.Contains([]string{"11223344", "12341234", "12344321", "1q2w3e4r", "1qaz2wsx", "q1w2e3r4"}, password)
 }
 
-// CheckNewPassword says what is wrong with a password that somebody chooses.
-func CheckNewPassword(password string) error {
+// CheckNewPassword says what is wrong with a new password of a user.
+func CheckNewPassword(user, password string) error {
 	switch {
 	case !utf8.ValidString(password) || strings.ContainsRune(password, 0):
 		return errors.New("a password is text in UTF-8")
@@ -61,6 +61,8 @@ func CheckNewPassword(password string) error {
 		return fmt.Errorf("a password has at most %d bytes", maxPassword)
 	case isCommon(password):
 		return errors.New("the password is one of those that are guessed first")
+	case len(password) < 2*len(user) && strings.Contains(strings.ToLower(password), user):
+		return errors.New("a password is more than the name of its user")
 	}
 	return nil
 }

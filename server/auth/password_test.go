@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"registry/server/registry"
+
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -71,8 +73,21 @@ func TestNewPasswords(t *testing.T) {
 		"1234567x": true, "ééééüüüü": true, strings.Repeat("x", maxPassword): true,
 		"": false, "1234567": false, "ééééüüü": false, "e\u0301e\u0301e\u0301e\u0301": false, strings.Repeat("x", maxPassword+1): false, "1234\x005678": false, "1234\xff5678": false,
 	} {
-		if err := CheckNewPassword(password); (err == nil) != ok {
+		if err := CheckNewPassword("alice", password); (err == nil) != ok {
 			t.Errorf("%.20q: %v", password, err)
+		}
+	}
+}
+
+// A password is more than the name of its user, whether the user is new or not.
+func TestPasswordsLikeTheName(t *testing.T) {
+	w := newWorld(t)
+	w.must(w.CreateUser(t.Context(), registry.Actor{}, "margarete", "passphrase", false, true))
+	for password, ok := range map[string]bool{"margarete": false, "Margarete1": false, "xMARGARETE-2026": false, "margarete-and-two-cats": true, "margaret": true} {
+		created := w.CreateUser(t.Context(), registry.Actor{}, "margarete", password, false, true) // Taken if it were right
+		changed := w.SetPassword(t.Context(), registry.Actor{}, "margarete", password)
+		if registry.RequestInvalid.Is(created) == ok || registry.RequestInvalid.Is(changed) == ok || ok && changed != nil {
+			t.Errorf("%q: created: %v; changed: %v", password, created, changed)
 		}
 	}
 }

@@ -151,7 +151,7 @@ func (a *Authority) MayRegister(c Caller, admin bool) bool {
 // CreateUser adds a user. RequestInvalid for a name or a password that cannot be; Taken if the name is, or if, unless
 // trusted, it means something here already; TooManyRequests, unless trusted.
 func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, password string, admin, trusted bool) error {
-	err := errors.Join(checkNewName(name), CheckNewPassword(password))
+	err := errors.Join(checkNewName(name), CheckNewPassword(name, password))
 	if err == nil && !trusted {
 		err = checkRegistration(name)
 	}
@@ -160,9 +160,6 @@ func (a *Authority) CreateUser(ctx context.Context, by registry.Actor, name, pas
 	}
 	if slices.Contains(a.taken, name) {
 		return invalid(fmt.Errorf("user name %q is that of an upstream", name))
-	}
-	if strings.Contains(strings.ToLower(password), name) && len(password) < 2*len(name) {
-		return invalid(errors.New("a password is more than the name of its user"))
 	}
 	if !trusted { // it costs what a login costs, and says whether there is such a user
 		from, _ := netip.ParseAddr(by.Address)
@@ -314,7 +311,7 @@ func (a *Authority) update(ctx context.Context, by registry.Actor, action, name 
 
 // SetPassword changes a password. What the old one got its owner ends, but for his API tokens. Missing.
 func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, password string) error {
-	if err := CheckNewPassword(password); err != nil {
+	if err := CheckNewPassword(name, password); err != nil {
 		return invalid(err)
 	}
 	hash, err := a.hash(ctx, by, password, true)

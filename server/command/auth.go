@@ -75,7 +75,7 @@ func (s *settings) authOptions(opt *serveOptions) (err error) {
 	if opt.admin, err = s.readSecret("admin-password-file"); err != nil || opt.admin == "" {
 		return err
 	}
-	if err := auth.CheckNewPassword(opt.admin); err != nil {
+	if err := auth.CheckNewPassword(auth.FirstAdmin, opt.admin); err != nil {
 		return s.bad("admin-password-file", err)
 	}
 	return nil

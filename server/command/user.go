@@ -136,7 +136,7 @@ func (p *Program) newPassword(ctx context.Context, s *settings, name string) (pa
 		password, err = p.askTwice(ctx, terminal, name)
 	}
 	if err == nil {
-		if wrong := auth.CheckNewPassword(password); wrong != nil {
+		if wrong := auth.CheckNewPassword(name, password); wrong != nil {
 			err = usageError{wrong}
 		}
 	}
