@@ -130,7 +130,7 @@ func TestGrantsAreBounded(t *testing.T) {
 	give := func(grantee, glob string) error {
 		return a.SetGrant(ctx, by, grantee, auth.Rule{Actions: auth.Pull, Repository: glob})
 	}
-	if err := give("ann", "eve/{*,*}"+strings.Repeat("*a", 40)); err != nil {
+	if err := give("ann", "eve/"+strings.Repeat("*a", 80)); err != nil {
 		t.Fatal(err)
 	}
 	if err := give("ann", "eve/*"+strings.Repeat("*b", 20)); !registry.RequestInvalid.Is(err) {

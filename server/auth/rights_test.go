@@ -84,9 +84,9 @@ func TestGlobs(t *testing.T) {
 func TestCostlyGlobs(t *testing.T) {
 	name := db.RepoName(strings.Repeat("a", 255))
 	for glob, cheap := range map[string]bool{
-		"team/**": true, "{a,b}/{c,d}-*": true, "{" + strings.Repeat("*,", 110) + "*}{" + strings.Repeat("*,", 110) + "*}z": true, // it has one star twice
+		"team/**": true, "{a,b}/{c,d}-*": true, "{" + strings.Repeat("*,", 110) + "*}{" + strings.Repeat("*,", 110) + "*}z": false,
 		strings.Repeat("a", 200) + "*":      true, // what every match begins with costs nothing
-		strings.Repeat("{*a,a*}", 60) + "z": false, strings.Repeat("*a", 200): false, strings.Repeat("**/a/", 90) + "b": false, "*" + strings.Repeat("a", 200): false,
+		strings.Repeat("{*a,a*}", 60) + "z": false, strings.Repeat("*a", 200): false, strings.Repeat("**/a/", 90) + "b": false, "*" + strings.Repeat("a", 200): true,
 	} {
 		_, err := ParseRule("pull:" + glob)
 		if (err == nil) != cheap {

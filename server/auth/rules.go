@@ -81,10 +81,10 @@ func formatRules(rules []Rule) string {
 // What rules may cost: users write some of their own, for tokens and for grants, and every request is compared with them.
 const (
 	maxRules = 100 // of a token
-	maxCost  = 100 // of the rules of a token, or of a grantee, that one name is compared with
+	maxCost  = 300 // match.Cost of a token's rules, and of a grantee's
 )
 
-var errTooCostly = fmt.Errorf("the globs cost too much to compare names with: use fewer stars (the limit is %d, counting stars and the characters behind them)", maxCost)
+var errTooCostly = fmt.Errorf("the globs cost too much to compare names with: use fewer wildcards (the limit is %d)", maxCost)
 
 // CheckGlob says what is wrong with a glob of repositories that somebody writes.
 func CheckGlob(glob string) error {
@@ -149,13 +149,14 @@ func (s ruleSet) cost() (cost int) {
 }
 
 // costIn is cost for names that begin with a segment.
-func (s ruleSet) costIn(segment string) (cost int) {
+func (s ruleSet) costIn(segment string) int {
+	var globs []match.Glob
 	for _, rules := range [][]compiledRule{s.first[segment], s.others} {
 		for _, r := range rules {
-			cost += r.glob.Cost()
+			globs = append(globs, r.glob)
 		}
 	}
-	return cost
+	return match.Cost(globs)
 }
 
 func compileGrants(grants []db.Grant) (set ruleSet, err error) {

@@ -32,7 +32,7 @@ func TestCostlyRules(t *testing.T) {
 				return err
 			}
 		}
-		return tx.CreateAPIToken(db.APIToken{User: "admin", Name: "ci", Hash: []byte("x"), Scopes: "pull:" + strings.Repeat("*a", 80)})
+		return tx.CreateAPIToken(db.APIToken{User: "admin", Name: "ci", Hash: []byte("x"), Scopes: "pull:" + strings.Repeat("*a", 160)})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,17 +2,20 @@
 // no more than that.
 //
 // A glob means what it means to doublestar: * and ? stay within a segment, ** is any number of segments, [a-z] and
-// {a,b} choose. That package tries the alternatives of braces one after the other, and all combinations where there are
-// several. Here a glob is compiled once to an automaton that follows all of them while it reads a name once, so that
-// globs that users write cost others little. It finds every way in which a name can match. doublestar gives up some: in
-// globs that end in a slash, have a star or nothing in an alternative of braces, three stars in a row, or a class with a
-// slash beside stars.
+// {a,b} choose. That package tries all combinations of braces one after the other. Here a glob is translated once to a
+// regular expression, which package regexp matches in linear time. doublestar does not find every way to match some globs
+// (see translator.odd); those are left to it, if they have few combinations of braces, and else match nothing.
+//
+// Names are not empty, and have no slash at an end nor two in a row.
 package match
 
 import (
 	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"slices"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -22,39 +25,95 @@ import (
 type Glob struct {
 	text    string
 	prefix  string // of every name that matches
-	bounded bool   // a segment of every name ends with it
-	states  []state
+	bounded bool   // a segment of every name ends with the prefix
+	matches func(rest string) bool
 	cost    int
 }
 
 // ErrMalformed says that a text is no glob.
 var ErrMalformed = errors.New("malformed glob")
 
+// MaxLength is the most of a glob, in bytes.
+const MaxLength = 512
+
+// maxCombinations bounds how many combinations of braces doublestar tries.
+const maxCombinations = 256
+
 // Compile compiles a glob of up to MaxLength bytes. ErrMalformed.
 func Compile(text string) (Glob, error) {
 	if text == "" || len(text) > MaxLength || !doublestar.ValidatePattern(text) {
 		return Glob{}, ErrMalformed
 	}
-	first := parse(text)
 	g := Glob{text: text}
-	g.prefix, first = literalPrefix(first)
-	g.bounded = first == nil || first.kind == literal && first.r == '/'
-	c := compiler{known: map[key]int{}, empty: map[*cell]bool{}}
-	c.state(first, g.prefix == "")
-	g.cost = c.close()
-	g.states = c.states
+	prefix, rest := literalPrefix(text)
+	g.prefix, g.bounded = prefix, rest == "" || rest[0] == '/'
+	t := translator{text: rest, begins: prefix == "" || strings.HasSuffix(prefix, "/")}
+	expression, combinations := t.sequence(false)
+	switch {
+	case rest == "":
+		g.matches = func(rest string) bool { return rest == "" }
+	case rest == "/**":
+		g.matches = func(rest string) bool { return rest == "" || rest[0] == '/' }
+	case rest == "**" && t.wasDoublestar:
+		g.matches = func(string) bool { return true }
+	case rest == "*":
+		g.cost = 1
+		g.matches = func(rest string) bool { return !strings.Contains(rest, "/") }
+	case !t.odd:
+		return g, g.compile(expression)
+	case combinations <= maxCombinations:
+		g.cost = combinations * len(rest)
+		g.matches = func(rest string) bool { return doublestar.MatchUnvalidated(text, prefix+rest) }
+	default: // new rules are refused for this cost
+		g.cost = combinations * len(rest)
+		g.matches = func(string) bool { return false }
+	}
 	return g, nil
 }
 
-// MaxLength is the most of a glob, in bytes.
-const MaxLength = 512
+// compile lets the glob match what an expression does behind the prefix.
+func (g *Glob) compile(expression string) error {
+	expression = `(?s)\A(?:` + expression + `)\z`
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return err
+	}
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return err
+	}
+	compiled, err := regexp.Compile(expression)
+	if err != nil {
+		return err
+	}
+	g.matches, g.cost = compiled.MatchString, len(program.Inst)
+	return nil
+}
 
 // String returns the text of the glob.
 func (g Glob) String() string { return g.text }
 
-// Cost is what comparing a name with the glob may take, in steps for each of its characters. What stands before the first
-// star, and a ** at the end, cost nothing: they are looked at once.
+// Cost is what comparing a name with the glob may take, in steps for each of its characters: the length of the program
+// that it was compiled to. What stands before the first wildcard, and a ** behind it, cost nothing: they are looked at once.
 func (g Glob) Cost() int { return g.cost }
+
+// Cost is what comparing any one name with all of some globs may take: only those are more than looked at whose prefixes
+// the name begins with.
+func Cost(globs []Glob) (most int) {
+	globs = slices.Clone(globs)
+	slices.SortFunc(globs, func(a, b Glob) int { return strings.Compare(a.prefix, b.prefix) })
+	var chain []Glob // each has the prefix of the one before it, too
+	sum := 0
+	for _, g := range globs {
+		for n := len(chain); n > 0 && !strings.HasPrefix(g.prefix, chain[n-1].prefix); n-- {
+			sum -= chain[n-1].cost
+			chain = chain[:n-1]
+		}
+		chain, sum = append(chain, g), sum+g.cost
+		most = max(most, sum)
+	}
+	return most
+}
 
 // FirstSegment returns the segment that every matching name begins with, "" if they differ in it.
 func (g Glob) FirstSegment() string {
@@ -65,402 +124,143 @@ func (g Glob) FirstSegment() string {
 	return ""
 }
 
-// state is a place in the glob that a name may have led to.
-type state struct {
-	edges []edge
-	free  []int // states that it is at the same time, as long as the name goes on: close adds their edges to its own
-	ends  bool  // the name may end here
-	all   bool  // whatever follows, if anything does, matches
-}
-
-// edge leads to a state by a character.
-type edge struct {
-	kind  kind
-	r     rune
-	class string // a character class, in brackets
-	to    int
-}
-
-type kind uint8
-
-const (
-	isRune kind = iota
-	isNotSlash
-	isSlash
-	isInClass
-)
-
-func (e *edge) takes(r rune) bool {
-	switch e.kind {
-	case isRune:
-		return r == e.r
-	case isNotSlash:
-		return r != '/'
-	case isSlash:
-		return r == '/'
-	}
-	return doublestar.MatchUnvalidated(e.class, string(r))
-}
-
-// run is where a name has led to so far.
-type run struct {
-	now, next []int
-	seen      []int // by state: the number of the character after which it was reached last
-}
-
-var runs = sync.Pool{New: func() any { return new(run) }}
-
 // Match says whether a name matches.
 func (g Glob) Match(name string) bool {
 	rest, ok := strings.CutPrefix(name, g.prefix)
-	if !ok || len(g.states) == 0 {
-		return false
-	}
-	if rest == "" || len(g.states) == 1 && !g.states[0].all {
-		return rest == "" && g.states[0].ends
-	}
-	r := runs.Get().(*run)
-	defer runs.Put(r)
-	return r.match(g.states, rest)
-}
-
-func (r *run) match(states []state, name string) bool {
-	if len(r.seen) < len(states) {
-		r.seen = make([]int, len(states))
-	}
-	clear(r.seen)
-	r.now = append(r.now[:0], 0)
-	for i, char := range name {
-		r.next = r.next[:0]
-		for _, s := range r.now {
-			if states[s].all {
-				return true
-			}
-			for e := range states[s].edges {
-				if edge := &states[s].edges[e]; r.seen[edge.to] != i+1 && edge.takes(char) {
-					r.seen[edge.to] = i + 1
-					r.next = append(r.next, edge.to)
-				}
-			}
-		}
-		if r.now, r.next = r.next, r.now; len(r.now) == 0 {
-			return false
-		}
-	}
-	for _, s := range r.now {
-		if states[s].ends {
-			return true
-		}
-	}
-	return false
-}
-
-// cell is a part of a glob: a character, a star, a class or braces, followed by the rest. What is in braces is followed by
-// what follows the braces.
-type cell struct {
-	kind  cellKind
-	r     rune
-	raw   bool    // the character was written without a backslash
-	class string  // in brackets
-	alts  []*cell // of braces
-	next  *cell   // nil: the end
-}
-
-type cellKind uint8
-
-const (
-	literal cellKind = iota
-	star
-	question
-	class
-	braces
-)
-
-// parse reads a glob that doublestar found valid.
-func parse(text string) *cell {
-	p := parser{text: text}
-	return p.sequence(nil, false)
-}
-
-type parser struct {
-	text string
-	at   int
-}
-
-// sequence reads up to the end, or up to the comma or brace that ends an alternative. last follows it.
-func (p *parser) sequence(last *cell, inBraces bool) *cell {
-	var cells []*cell
-	for p.at < len(p.text) && !(inBraces && (p.text[p.at] == ',' || p.text[p.at] == '}')) {
-		cells = append(cells, p.cell())
-	}
-	next := last
-	for i := len(cells) - 1; i >= 0; i-- {
-		link(cells[i], next)
-		next = cells[i]
-	}
-	return next
-}
-
-// link lets a cell be followed by next, as are the ends of its alternatives.
-func link(c, next *cell) {
-	c.next = next
-	for i, alt := range c.alts {
-		if alt == nil {
-			c.alts[i] = next
-			continue
-		}
-		for alt.next != nil {
-			alt = alt.next
-		}
-		link(alt, next)
-	}
-}
-
-func (p *parser) cell() *cell {
-	switch p.text[p.at] {
-	case '*':
-		p.at++
-		return &cell{kind: star}
-	case '?':
-		p.at++
-		return &cell{kind: question}
-	case '[':
-		start := p.at
-		p.at += classLength(p.text[p.at:])
-		return &cell{kind: class, class: p.text[start:p.at]}
-	case '{':
-		return p.braces()
-	}
-	c := &cell{kind: literal, raw: true}
-	if p.text[p.at] == '\\' {
-		c.raw = false
-		p.at++
-	}
-	var size int
-	c.r, size = utf8.DecodeRuneInString(p.text[p.at:])
-	p.at += size
-	return c
-}
-
-// classLength is where a character class ends: at the first ] without a backslash that is not the first of its characters.
-func classLength(text string) int {
-	for i := 1; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case ']':
-			return i + 1
-		}
-	}
-	return len(text)
-}
-
-func (p *parser) braces() *cell {
-	c := &cell{kind: braces}
-	for p.at++; ; p.at++ {
-		c.alts = append(c.alts, p.sequence(nil, true))
-		if p.at >= len(p.text) || p.text[p.at] == '}' {
-			p.at++
-			return c
-		}
-	}
+	return ok && g.matches != nil && g.matches(rest)
 }
 
 // literalPrefix cuts off the characters that a glob begins with. A slash at their end stays: a name may end before it.
-func literalPrefix(c *cell) (prefix string, rest *cell) {
-	var text strings.Builder
-	for rest = c; rest != nil && rest.kind == literal && rest.r != utf8.RuneError && (rest.r != '/' || rest.next != nil && rest.next.kind == literal); rest = rest.next {
-		text.WriteRune(rest.r)
-	}
-	return text.String(), rest
-}
-
-// compiler makes the states of a glob. What a star means depends on whether it begins a segment.
-type compiler struct {
-	states []state
-	known  map[key]int
-	empty  map[*cell]bool
-}
-
-type key struct {
-	cell    *cell
-	begins  bool // a segment
-	looping looping
-}
-
-// looping tells the states that a star or two lead to from the place behind them.
-type looping uint8
-
-const (
-	no       looping = iota
-	chars            // behind any number of characters of the segment
-	segments         // behind any number of segments
-	within           // one of these
-	anything         // before whatever there is
-)
-
-func (c *compiler) add(k key, s state) (i int, isNew bool) {
-	if i, ok := c.known[k]; ok {
-		return i, false
-	}
-	c.states = append(c.states, s)
-	c.known[k] = len(c.states) - 1
-	return len(c.states) - 1, true
-}
-
-// state returns the state before a cell.
-func (c *compiler) state(at *cell, begins bool) int {
-	i, isNew := c.add(key{at, begins, no}, state{ends: c.isEmpty(at)})
-	if !isNew || at == nil {
-		return i
-	}
-	var edges []edge
-	var free []int
-	switch at.kind {
-	case literal:
-		edges = []edge{{kind: isRune, r: at.r, to: c.state(at.next, at.r == '/')}}
-	case question:
-		edges = []edge{{kind: isNotSlash, to: c.state(at.next, false)}}
-	case class:
-		edges = []edge{{kind: isInClass, class: at.class, to: c.state(at.next, false)}}
-	case braces:
-		for _, alt := range at.alts {
-			free = append(free, c.state(alt, begins))
+func literalPrefix(text string) (prefix, rest string) {
+	var p strings.Builder
+	for rest = text; rest != "" && !strings.ContainsRune(`*?[{`, rune(rest[0])); {
+		if rest[0] == '/' && (len(rest) == 1 || strings.ContainsRune(`*?[{`, rune(rest[1]))) {
+			return p.String(), rest
 		}
-	case star:
-		free = []int{c.star(at, begins)}
+		r, size := literal(rest)
+		if r == utf8.RuneError {
+			return p.String(), rest
+		}
+		p.WriteRune(r)
+		rest = rest[size:]
 	}
-	c.states[i].edges, c.states[i].free = edges, free
-	return i
+	return p.String(), rest
 }
 
-// star returns the state that a star, or two, lead to.
-func (c *compiler) star(at *cell, begins bool) int {
-	behind := at.next
-	if behind != nil && behind.kind == star {
-		behind = behind.next
-		switch {
-		case begins && behind == nil:
-			i, _ := c.add(key{looping: anything}, state{all: true})
-			return i
-		case begins && behind.isSlash():
-			return c.segments(behind.next)
+// literal reads a character, with a backslash before it or not.
+func literal(text string) (r rune, size int) {
+	if text[0] == '\\' {
+		r, size = utf8.DecodeRuneInString(text[1:])
+		return r, size + 1
+	}
+	return utf8.DecodeRuneInString(text)
+}
+
+// translator writes a glob as a regular expression.
+type translator struct {
+	text          string
+	at            int
+	begins        bool // a segment begins here
+	wasDoublestar bool // the last star began a segment
+
+	// odd is set for globs that doublestar may not try every way to match: those that end in a slash, have three stars in a
+	// row, a class with a slash, invalid UTF-8, or braces with an alternative that has a star, nothing, or a slash at its
+	// end. What is written of them is of no use.
+	odd bool
+}
+
+// sequence reads up to the end, or up to the comma or brace that ends an alternative. It counts the combinations of braces.
+func (t *translator) sequence(inBraces bool) (expression string, combinations int) {
+	var out strings.Builder
+	combinations = 1
+	start := t.at
+	for t.at < len(t.text) && !(inBraces && (t.text[t.at] == ',' || t.text[t.at] == '}')) {
+		switch c := t.text[t.at]; {
+		case c == '*':
+			t.odd = t.odd || inBraces
+			out.WriteString(t.star())
+		case c == '?':
+			t.at, t.begins = t.at+1, false
+			out.WriteString("[^/]")
+		case c == '[':
+			out.WriteString(t.class())
+		case c == '{':
+			alternatives, n := t.braces()
+			out.WriteString(alternatives)
+			combinations = min(combinations*n, 1<<20)
+		case t.text[t.at:] == "/**":
+			t.at = len(t.text)
+			out.WriteString("(?:/.*)?")
+		default:
+			r, size := literal(t.text[t.at:])
+			t.at, t.begins = t.at+size, r == '/'
+			t.odd = t.odd || r == utf8.RuneError
+			out.WriteString(regexp.QuoteMeta(string(r)))
 		}
 	}
-	i, isNew := c.add(key{behind, false, chars}, state{ends: c.isEmpty(behind)})
-	if isNew {
-		to := c.state(behind, false)
-		c.states[i].edges, c.states[i].free = []edge{{kind: isNotSlash, to: i}}, []int{to}
-	}
-	return i
+	t.odd = t.odd || t.at > start && t.text[t.at-1] == '/' || inBraces && t.at == start
+	return out.String(), combinations
 }
 
-// segments returns the state before a cell that any number of segments may stand before.
-func (c *compiler) segments(at *cell) int {
-	i, isNew := c.add(key{at, true, segments}, state{ends: c.isEmpty(at)})
-	if !isNew {
-		return i
+// star reads one star or two. A name must go on where only /** is left behind them.
+func (t *translator) star() string {
+	stars := len(t.text[t.at:]) - len(strings.TrimLeft(t.text[t.at:], "*"))
+	t.at += stars
+	rest := t.text[t.at:]
+	t.odd = t.odd || stars > 2
+	t.wasDoublestar = stars == 2 && t.begins
+	t.begins = false
+	switch {
+	case t.wasDoublestar && rest == "":
+		return ".*"
+	case t.wasDoublestar && rest[0] == '/':
+		t.at, t.begins = t.at+1, true
+		return "(?:.*/)?"
+	case rest == "/**":
+		t.at = len(t.text)
+		return "(?:[^/]+|[^/]*/.*)"
 	}
-	inside, _ := c.add(key{at, true, within}, state{})
-	c.states[inside].edges = []edge{{kind: isSlash, to: i}, {kind: isNotSlash, to: inside}}
-	to := c.state(at, true)
-	c.states[i].free = []int{inside, to}
-	return i
+	return "[^/]*"
 }
 
-func (c *cell) isSlash() bool { return c != nil && c.kind == literal && c.raw && c.r == '/' }
-
-// isEmpty says whether a name may end before a cell: at the end of the glob, and where only *, **, /**, **/ or /**/ is left
-// of it.
-func (c *compiler) isEmpty(at *cell) bool {
-	if at == nil {
-		return true
+// braces reads alternatives.
+func (t *translator) braces() (expression string, combinations int) {
+	var alternatives []string
+	begins := t.begins
+	for end := false; !end; {
+		t.at, t.begins = t.at+1, begins // behind the brace or comma
+		alternative, n := t.sequence(true)
+		alternatives, combinations = append(alternatives, alternative), min(combinations+n, 1<<20)
+		end = t.text[t.at] == '}'
 	}
-	if empty, ok := c.empty[at]; ok {
-		return empty
-	}
-	empty := false
-	if at.kind == braces {
-		for _, alt := range at.alts {
-			empty = empty || c.isEmpty(alt)
-		}
-	} else {
-		var left strings.Builder
-		for n := 0; at != nil && n <= len("/**/"); at, n = at.next, n+1 {
-			switch {
-			case at.kind == star:
-				left.WriteByte('*')
-			case at.isSlash():
-				left.WriteByte('/')
-			default:
-				return false
-			}
-		}
-		switch left.String() {
-		case "*", "**", "/**", "**/", "/**/":
-			return true
-		}
-		return false
-	}
-	c.empty[at] = empty
-	return empty
+	t.at, t.begins = t.at+1, false
+	return "(?:" + strings.Join(alternatives, "|") + ")", combinations
 }
 
-// close gives each state the edges of the states that it is at the same time, and returns how many states a name may be in
-// again and again: those that it can come back to, and those behind them.
-func (c *compiler) close() (cost int) {
-	behind := make([]bool, len(c.states))
-	for k, i := range c.known {
-		if k.looping == chars || k.looping == segments {
-			c.reach(i, behind)
+// class reads a class of characters.
+func (t *translator) class() string {
+	inside := t.text[t.at+1:]
+	negated := inside[0] == '!' || inside[0] == '^'
+	if negated {
+		inside = inside[1:]
+	}
+	var out strings.Builder
+	slash := false
+	for inside[0] != ']' {
+		low, size := literal(inside)
+		high := low
+		if inside = inside[size:]; inside[0] == '-' && inside[1] != ']' {
+			high, size = literal(inside[1:])
+			inside = inside[1+size:]
 		}
+		slash = slash || low <= '/' && '/' <= high
+		t.odd = t.odd || low == utf8.RuneError || high == utf8.RuneError || low > high
+		fmt.Fprintf(&out, `\x{%x}-\x{%x}`, low, high)
 	}
-	closed := make([]state, len(c.states))
-	for i, s := range c.states {
-		if behind[i] && len(s.edges) > 0 {
-			cost++
-		}
-		closed[i] = state{ends: s.ends}
-		c.collect(i, &closed[i], make([]bool, len(c.states)))
-		for e := range closed[i].edges {
-			closed[i].edges[e].to = c.same(closed[i].edges[e].to)
-		}
+	t.odd = t.odd || slash != negated
+	t.at, t.begins = len(t.text)-len(inside)+1, false
+	if negated {
+		return "[^" + out.String() + "]"
 	}
-	c.states = closed
-	return cost
-}
-
-// same returns the state that a state is no more than, so that a name is not in both: before a star it is behind it, too.
-func (c *compiler) same(i int) int {
-	s := &c.states[i]
-	for len(s.edges) == 0 && len(s.free) == 1 && c.states[s.free[0]].ends == s.ends {
-		i = s.free[0]
-		s = &c.states[i]
-	}
-	return i
-}
-
-func (c *compiler) reach(i int, seen []bool) {
-	if seen[i] {
-		return
-	}
-	seen[i] = true
-	for _, to := range c.states[i].free {
-		c.reach(to, seen)
-	}
-	for _, e := range c.states[i].edges {
-		c.reach(e.to, seen)
-	}
-}
-
-func (c *compiler) collect(i int, into *state, seen []bool) {
-	if seen[i] {
-		return
-	}
-	seen[i] = true
-	into.edges = append(into.edges, c.states[i].edges...)
-	into.all = into.all || c.states[i].all
-	for _, to := range c.states[i].free {
-		c.collect(to, into, seen)
-	}
+	return "[" + out.String() + "]"
 }

@@ -2,6 +2,7 @@ package match
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,52 +38,20 @@ func compare(t *testing.T, text string, names []string) {
 		return
 	}
 	for _, name := range names {
+		if !isName(name) {
+			continue
+		}
 		if want := doublestar.MatchUnvalidated(text, name); g.Match(name) != want {
 			t.Errorf("%q matches %q: %v, want %v", text, name, !want, want)
 		}
 	}
 }
 
-// slashInClass says whether a class of a glob contains a slash, as those with ! do. Where there are stars as well,
-// doublestar does not try every way to match.
-func slashInClass(text string) bool {
-	for p := (parser{text: text}); p.at < len(text); {
-		if text[p.at] == '{' || text[p.at] == '}' || text[p.at] == ',' {
-			p.at++
-			continue
-		}
-		if c := p.cell(); c.kind == class && doublestar.MatchUnvalidated(c.class, "/") {
-			return true
-		}
-	}
-	return false
-}
-
-// isOdd says whether doublestar may not try every way in which a glob matches: one that ends in a slash, has braces with a
-// star or nothing in an alternative, or more than two stars in a row.
-func isOdd(text string) bool {
-	inBraces := false
-	for i, r := range text {
-		before := text[max(i-1, 0):i]
-		switch r {
-		case '{':
-			inBraces = true
-		case '}', ',':
-			if inBraces && (before == "{" || before == ",") {
-				return true
-			}
-			inBraces = inBraces && r != '}'
-		case '*':
-			if inBraces && before != `\\` {
-				return true
-			}
-		}
-	}
-	return strings.HasSuffix(text, "/") || strings.Contains(text, "***") || slashInClass(text)
-}
+// isName says whether a text can be the name of a repository, as far as its slashes go.
+func isName(text string) bool { return !slices.Contains(strings.Split(text, "/"), "") }
 
 func TestRandomMeanings(t *testing.T) {
-	parts := []string{"a", "b", "/", "*", "**", "/**/", "/**", "**/", "?", "{a,b}", "{", ",", "}", "[ab]", "{*,a}", "{**,b/}", "{,a}", `\*`, "-"}
+	parts := []string{"a", "b", "/", "*", "**", "/**/", "/**", "**/", "?", "{a,b}", "{", ",", "}", "[ab]", "{*,a}", "{**,b/}", "[!a]", "[/a]", "***", "{,a}", `\*`, "-"}
 	r := rand.New(rand.NewPCG(1, 2))
 	valid := 0
 	for range 60_000 {
@@ -90,14 +59,12 @@ func TestRandomMeanings(t *testing.T) {
 		for range 1 + r.IntN(7) {
 			text += parts[r.IntN(len(parts))]
 		}
-		if strings.Count(text, "{") > 6 || !doublestar.ValidatePattern(text) || isOdd(text) {
+		if strings.Count(text, "{") > 6 || !doublestar.ValidatePattern(text) {
 			continue
 		}
 		valid++
 		for range 12 {
-			if name += []string{"a", "b", "ab/", "a/", "ab", "-a/"}[r.IntN(6)]; strings.HasSuffix(name, "/") {
-				continue // as no name does
-			}
+			name += []string{"a", "b", "ab/", "a/", "ab", "-a/"}[r.IntN(6)]
 			compare(t, text, []string{name})
 		}
 	}
@@ -111,21 +78,37 @@ func FuzzMatch(f *testing.F) {
 		f.Add(text, names[i%len(names)])
 	}
 	f.Fuzz(func(t *testing.T, text, name string) {
-		if len(text) > 40 || len(name) > 40 || strings.Count(text, "{") > 4 || strings.HasSuffix(name, "/") || strings.Contains(name, "//") {
+		if len(text) > 40 || len(name) > 40 || strings.Count(text, "{") > 4 || strings.Count(text, ",") > 8 {
 			return
 		}
-		if _, err := Compile(text); err != nil || !isOdd(text) {
-			compare(t, text, []string{name})
-		}
+		compare(t, text, []string{name})
 	})
 }
 
 func TestCost(t *testing.T) {
-	for text, want := range map[string]int{
-		"team": 0, "team/**": 0, "team/a/**": 0, "**": 0, "team/*": 1, "team/app-*": 1, "team/*-x": 3, "*/app": 5, "**/app": 4, "[ab]?c": 0, "{a,b}/{c,d}": 0, "{a,*}/b": 3,
+	for text, most := range map[string]int{
+		"team": 0, "team/**": 0, "team/a/**": 0, "**": 0, "team/app-*": 1, "team*": 1, "team/*": 8, "team/*-x": 10, "*/app": 10, "**/app": 11, "{a,b}/{c,d}": 8, "{a,*}/b": 14,
 	} {
-		if g, err := Compile(text); err != nil || g.Cost() != want {
-			t.Errorf("%q costs %d, want %d; %v", text, g.Cost(), want, err)
+		if g, err := Compile(text); err != nil || g.Cost() > most || g.Cost() < most/2 {
+			t.Errorf("%q costs %d, want %d or little less; %v", text, g.Cost(), most, err)
+		}
+	}
+	for _, c := range []struct {
+		globs []string
+		most  int
+	}{
+		{nil, 0}, {[]string{"a*", "b*", "c*"}, 1}, {[]string{"abc*", "ab*", "a*", "b*", "a/**"}, 3}, {[]string{"a*", "a*"}, 2}, {[]string{"x*", "*", "xa*", "xb*"}, 3},
+	} {
+		var globs []Glob
+		for _, text := range c.globs {
+			g, err := Compile(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			globs = append(globs, g)
+		}
+		if got := Cost(globs); got != c.most {
+			t.Errorf("%q cost %d, want %d", c.globs, got, c.most)
 		}
 	}
 }
@@ -151,7 +134,8 @@ var hostile = []string{
 	strings.Repeat("{a,", 120) + strings.Repeat("}", 120),
 }
 
-// The work for a name is bounded by its length and the cost of the glob, whatever the glob.
+// The work for a name is bounded by its length and the cost of the glob, whatever the glob: that is the length of a
+// program, and where doublestar would be asked too much nothing matches.
 func TestHostileGlobs(t *testing.T) {
 	name := strings.Repeat("a", 255)
 	for _, text := range hostile {
@@ -162,12 +146,8 @@ func TestHostileGlobs(t *testing.T) {
 		if g.Match(name) {
 			t.Errorf("%.40s matches", text)
 		}
-		edges := 0
-		for _, s := range g.states {
-			edges = max(edges, len(s.edges))
-		}
-		if g.Cost() > len(text) || len(g.states) > 3*len(text) || edges > 2*len(text) {
-			t.Errorf("%.40s: %d states with up to %d edges, and a cost of %d, for %d bytes", text, len(g.states), edges, g.Cost(), len(text))
+		if refused := g.Cost() > 10_000; refused != strings.Contains(text, "{") || !refused && g.Cost() > 4*len(text) {
+			t.Errorf("%.40s: a cost of %d for %d bytes", text, g.Cost(), len(text))
 		}
 	}
 }

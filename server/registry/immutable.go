@@ -62,7 +62,7 @@ func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) err
 }
 
 // maxGlobCost bounds what comparing a name with a glob takes: every push that moves a tag does it, while other pushes wait.
-const maxGlobCost = 100
+const maxGlobCost = 300
 
 // DeleteImmutableRule removes a rule. RuleUnknown.
 func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) error {
