@@ -45,6 +45,11 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		}
 		w.Header().Set("Retry-After", strconv.Itoa(wait.Seconds()))
 	}
+	if r.ProtoMajor == 1 && w.body != nil && !w.body.ended {
+		// Otherwise net/http reads the rest of a body first, to use the connection again, and a client that waits for the
+		// answer before it sends more waits in vain.
+		w.Header()["Connection"] = closeAfter
+	}
 	type entry struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`

@@ -35,6 +35,7 @@ type recorder struct {
 	registry  *registry.Registry // as the caller uses it
 	source    registry.RepoName  // that a push mounts a blob from
 	keepTags  bool               // the caller may push what is new, and move no tag
+	body      *idleBody          // nil if nothing watches it
 	status    int                // 0 until the header is written
 	bytes     int64              // of the body, out
 }
@@ -111,6 +112,7 @@ type idleBody struct {
 	idle     time.Duration
 	deadline time.Time
 	total    bool // the deadline is for the whole
+	ended    bool // there is no more to read
 	bytes    int64
 }
 
@@ -124,6 +126,7 @@ var errStalled = errors.New("no byte of the body came for the idle time")
 func watchBody(r *http.Request, control *http.ResponseController, idle time.Duration) (*http.Request, *idleBody) {
 	b := &idleBody{ReadCloser: r.Body, control: control, idle: idle}
 	if r.Body == nil || r.Body == http.NoBody {
+		b.ended = true
 		return r, b
 	}
 	b.extend()
@@ -160,6 +163,7 @@ func (b *idleBody) Read(p []byte) (int, error) {
 		err = fmt.Errorf("%w: %w", errStalled, err)
 	}
 	if err == io.EOF {
+		b.ended = true
 		// The handler may take longer than the idle time with what it has read, and the server reads on meanwhile to
 		// notice a client that goes away.
 		b.control.SetReadDeadline(time.Time{})
@@ -185,6 +189,7 @@ func (s *Server) observe(name string, next http.Handler) http.Handler {
 			}
 		}
 		r, body := watchBody(r, w.control, w.idle)
+		w.body = body
 		s.metrics.begin(w)
 		defer func() {
 			p := recover()

@@ -175,3 +175,27 @@ func TestAnswerThatIsNotRead(t *testing.T) {
 		return strings.Contains(w.Body.String(), `registry_http_requests_total{code="200",handler="blob",method="get"} 1`)
 	})
 }
+
+// A client that is refused learns it before it has sent its body, however long that takes.
+func TestRefusedBeforeTheBody(t *testing.T) {
+	c := newClient(t, newServer(t)) // which waits a minute for a byte
+	for _, request := range []string{
+		"PUT /v2/A/manifests/x", "DELETE /v2/pot", "PUT /v2/a/blobs/uploads/x?digest=y", "POST /v2/_catalog", "PUT /elsewhere",
+	} {
+		for _, body := range []string{"Content-Length: 100", "Content-Length: 10000000", "Transfer-Encoding: chunked"} {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n\r\n", request, body)
+			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Errorf("%s with %s: %v", request, body, err)
+			} else if resp.StatusCode < 400 || !resp.Close {
+				t.Errorf("%s with %s: %s, closed: %v", request, body, resp.Status, resp.Close)
+			}
+			conn.Close()
+		}
+	}
+}
