@@ -26,7 +26,7 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		return
 	}
 	if errors.Is(err, errStalled) {
-		err = &registry.Error{Code: registry.BodyStalled, Err: err}
+		err = &registry.Error{Code: stalled(w.target.endpoint), Err: err}
 	}
 	e := registry.AsError(err)
 	if e.Code.Status >= 500 {
@@ -60,6 +60,17 @@ func (s *Server) writeError(w *recorder, r *http.Request, err error) {
 		s.log.Error("error detail cannot be written", "id", w.id, "err", err)
 	}
 	writeBody(w, r, e.Code.Status, "application/json", body)
+}
+
+// stalled is the error of a body that did not come to an endpoint.
+func stalled(e endpoint) *registry.Code {
+	switch e {
+	case endpointUploads, endpointUpload:
+		return registry.UploadStalled
+	case endpointManifest:
+		return registry.ManifestStalled
+	}
+	return registry.RequestStalled
 }
 
 // logged cuts off what the client chose, which may be very long.

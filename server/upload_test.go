@@ -124,8 +124,8 @@ func TestIdleBody(t *testing.T) {
 		location := c.do("POST", "/v2/a/blobs/uploads/", "").Header.Get("Location")
 		nothing := "?digest=" + digest.FromString("").String()
 		for _, x := range []struct{ method, path, code string }{
-			{"PATCH", location, "REQUEST_TIMEOUT"}, {"PUT", location + nothing, "REQUEST_TIMEOUT"},
-			{"POST", "/v2/a/blobs/uploads/" + nothing, "REQUEST_TIMEOUT"}, {"PUT", "/v2/a/manifests/t", "REQUEST_TIMEOUT"},
+			{"PATCH", location, "BLOB_UPLOAD_INVALID"}, {"PUT", location + nothing, "BLOB_UPLOAD_INVALID"},
+			{"POST", "/v2/a/blobs/uploads/" + nothing, "BLOB_UPLOAD_INVALID"}, {"PUT", "/v2/a/manifests/t", "MANIFEST_INVALID"},
 		} {
 			body, rest := io.Pipe()
 			go rest.Write([]byte("0123456789"))

@@ -23,12 +23,14 @@ type Code struct {
 var (
 	BlobUnknown         = &Code{"BLOB_UNKNOWN", 404, "blob unknown to registry"}
 	BlobUploadInvalid   = &Code{"BLOB_UPLOAD_INVALID", 400, "blob upload invalid"}
+	UploadStalled       = &Code{"BLOB_UPLOAD_INVALID", 408, "the body of the request stayed away too long"}
 	RangeInvalid        = &Code{"BLOB_UPLOAD_INVALID", 416, "chunk does not begin where the upload ends"}
 	BlobUploadUnknown   = &Code{"BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry"}
 	DigestInvalid       = &Code{"DIGEST_INVALID", 400, "provided digest is malformed or does not match the content"}
 	ManifestBlobUnknown = &Code{"MANIFEST_BLOB_UNKNOWN", 404, "manifest references content that is unknown to the repository"}
 	ManifestInvalid     = &Code{"MANIFEST_INVALID", 400, "manifest invalid"}
 	ManifestTooLarge    = &Code{"MANIFEST_INVALID", 413, "manifest is too large"}
+	ManifestStalled     = &Code{"MANIFEST_INVALID", 408, "the body of the request stayed away too long"}
 	ManifestUnknown     = &Code{"MANIFEST_UNKNOWN", 404, "manifest unknown to registry"}
 	NameInvalid         = &Code{"NAME_INVALID", 400, "invalid repository name"}
 	NameUnknown         = &Code{"NAME_UNKNOWN", 404, "repository name not known to registry"}
@@ -42,6 +44,7 @@ var (
 	TagInvalid        = &Code{"TAG_INVALID", 400, "invalid tag"}
 	PaginationInvalid = &Code{"PAGINATION_NUMBER_INVALID", 400, "invalid page"}
 	RequestInvalid    = &Code{"REQUEST_INVALID", 400, "invalid request"}
+	RequestStalled    = &Code{"REQUEST_INVALID", 408, "the body of the request stayed away too long"}
 	Missing           = &Code{"NOT_FOUND", 404, "not found"}
 	Conflict          = &Code{"CONFLICT", 409, "it cannot be done as things are"}
 	Taken             = &Code{"TAKEN", 409, "the name is taken"}
@@ -50,7 +53,6 @@ var (
 	NotFound          = &Code{"NOT_FOUND", 404, "no such endpoint"}
 	Misdirected       = &Code{"DENIED", 421, "the request is for another host"}
 	ConditionFailed   = &Code{"PRECONDITION_FAILED", 412, "the condition of the request is not met"}
-	BodyStalled       = &Code{"REQUEST_TIMEOUT", 408, "the body of the request stayed away too long"}
 	AddressTooLong    = &Code{"UNSUPPORTED", 414, "the address is too long"}
 	RangeUnknown      = &Code{"RANGE_INVALID", 416, "the blob does not have the range that was asked for"}
 	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}
