@@ -30,7 +30,7 @@ func TestBudgetIsShared(t *testing.T) {
 		}
 		return err == nil
 	}
-	if !take("a", manifestShare/2) || !take("a", manifestShare/2) || take("a", 1) {
+	if !take("a", manifestShare-1) || !take("a", 1) || take("a", 1) {
 		t.Error("a client has not its share, or more")
 	}
 	if !take("b", 100*manifestBudget) || take("b", 1) || take("c", 1) {

@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -84,7 +83,7 @@ func FuzzChallenges(f *testing.F) {
 			}
 		}
 		if size > 2*len(text)+2 {
-			t.Error(fmt.Sprintf("%d bytes of %d", size, len(text)))
+			t.Errorf("%d bytes of %d", size, len(text))
 		}
 	})
 }
