@@ -28,6 +28,8 @@ type Glob struct {
 	bounded bool   // a segment of every name ends with the prefix
 	matches func(rest string) bool
 	cost    int
+	// undecided says that it would take too long to find out what else matches.
+	undecided bool
 }
 
 // ErrMalformed says that a text is no glob.
@@ -66,7 +68,7 @@ func Compile(text string) (Glob, error) {
 		g.matches = func(rest string) bool { return doublestar.MatchUnvalidated(text, prefix+rest) }
 	default: // new rules are refused for this cost
 		g.cost = combinations * len(rest)
-		g.matches = func(string) bool { return false }
+		g.undecided = true
 	}
 	return g, nil
 }
@@ -128,6 +130,11 @@ func (g Glob) FirstSegment() string {
 func (g Glob) Match(name string) bool {
 	rest, ok := strings.CutPrefix(name, g.prefix)
 	return ok && g.matches != nil && g.matches(rest)
+}
+
+// MayMatch is Match for rules that take something away: where it would take too long to find out, the name matches.
+func (g Glob) MayMatch(name string) bool {
+	return g.Match(name) || g.undecided && strings.HasPrefix(name, g.prefix)
 }
 
 // literalPrefix cuts off the characters that a glob begins with. A slash at their end stays: a name may end before it.

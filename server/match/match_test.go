@@ -167,3 +167,20 @@ func BenchmarkHostile(b *testing.B) {
 		})
 	}
 }
+
+// A glob of which nobody can say in time what it matches grants nothing, and protects everything that it may mean.
+func TestUndecided(t *testing.T) {
+	g, err := Compile("v{" + strings.Repeat("*,", 110) + "*}{" + strings.Repeat("*,", 110) + "*}{a,}z")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, may := range map[string]bool{"v1z": true, "v1": true, "w1z": false} {
+		if g.Match(name) || g.MayMatch(name) != may {
+			t.Errorf("%s: matches %v, may match %v", name, g.Match(name), g.MayMatch(name))
+		}
+	}
+	plain, err := Compile("v*")
+	if err != nil || !plain.MayMatch("v1") || plain.MayMatch("w1") {
+		t.Error("what can be decided is not", err)
+	}
+}

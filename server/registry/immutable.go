@@ -87,11 +87,11 @@ func (r *Registry) refuseImmutable(tx *db.Tx, repo RepoName, tags ...string) err
 		if err := errors.Join(repoErr, tagErr); err != nil {
 			return fmt.Errorf("the rule %s:%s: %w", rule.Repository, rule.Tag, err)
 		}
-		if !repositories.Match(string(repo)) {
+		if !repositories.MayMatch(string(repo)) {
 			continue
 		}
 		for _, tag := range tags {
-			if names.Match(tag) {
+			if names.MayMatch(tag) {
 				return TagImmutable.With(fmt.Sprintf("tag %s cannot be changed: the rule %s:%s makes it immutable", tag, rule.Repository, rule.Tag))
 			}
 		}
