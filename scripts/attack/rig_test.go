@@ -79,9 +79,9 @@ type target struct {
 	origin  string
 	process *exec.Cmd
 	mu      sync.Mutex
-	wrong   []string       // answers that nobody may get
-	count   map[int]int    // answers to attackers, by status
-	used    map[string]int // what was done, by name
+	wrong   []string      // answers that nobody may get
+	count   map[int]int   // answers to attackers, by status
+	answer  chan struct{} // one is put into it by each answer, if it is empty
 }
 
 // start serves a new registry with more flags.
@@ -98,7 +98,7 @@ func start(t *testing.T, flags ...string) *target {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	s := &target{t: t, count: map[int]int{}, used: map[string]int{}}
+	s := &target{t: t, count: map[int]int{}, answer: make(chan struct{}, 1)}
 	s.process = exec.Command(binary, append([]string{"serve", "--db", database, "--addr", "127.0.0.1:0", "--auth", "token",
 		"--trusted-proxies", "127.0.0.1", "--log-format", "text"}, flags...)...)
 	log, err := s.process.StderrPipe()
@@ -179,6 +179,12 @@ func (c *client) attack(ctx context.Context, method, path, body string, headers 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.count[status]++
+	if status != 0 {
+		select {
+		case c.answer <- struct{}{}:
+		default:
+		}
+	}
 	if status >= 500 && !(status == 503 && header.Get("Retry-After") != "") {
 		c.wrong = append(c.wrong, fmt.Sprintf("%s %.80s: %d %.200s", method, path, status, content))
 	}
@@ -280,8 +286,25 @@ func (s *target) withstand(requests int, attack func(ctx context.Context, i int)
 	before := honest.keepWorking(quiet)
 	stop()
 	s.forgetPeak()
-	ctx, stop := context.WithTimeout(s.t.Context(), duration(s.t))
+	clear(s.count)
+	select {
+	case <-s.answer: // to what prepared the attack
+	default:
+	}
+	ctx, stop := context.WithTimeout(s.t.Context(), time.Minute)
 	defer stop()
+	// A slow machine may need longer for the first answer than the attack is to last.
+	go func() {
+		select {
+		case <-time.After(duration(s.t)):
+		case <-ctx.Done():
+		}
+		select {
+		case <-s.answer:
+		case <-ctx.Done():
+		}
+		stop()
+	}()
 	var attackers sync.WaitGroup
 	for i := range requests {
 		attackers.Go(func() {
