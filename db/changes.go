@@ -149,9 +149,15 @@ func (tx *Tx) deleted(query string, args ...any) (list []DeletedManifest, err er
 	return list, err
 }
 
-// DeletedBlobs returns the blobs that a deleted manifest still holds.
-func (tx *Tx) DeletedBlobs(deletedID int64) ([]HeldBlob, error) {
-	return tx.heldBlobs(`SELECT b.id, b.digest FROM deleted_manifest_blobs d JOIN blobs b ON b.id = d.blob_id WHERE d.deleted_id = ?`, deletedID)
+// LeaseDeletedBlobs begins the leases of the blobs that a deleted manifest still holds anew in a repository. It returns those
+// that the repository no longer has.
+func (tx *Tx) LeaseDeletedBlobs(deletedID, repositoryID int64) ([]HeldBlob, error) {
+	if _, err := tx.run(`UPDATE repository_blobs SET leased_at = ? WHERE repository_id = ?
+		AND blob_id IN (SELECT blob_id FROM deleted_manifest_blobs WHERE deleted_id = ?)`, micros(tx.Now), repositoryID, deletedID); err != nil {
+		return nil, err
+	}
+	return tx.heldBlobs(`SELECT b.id, b.digest FROM deleted_manifest_blobs d JOIN blobs b ON b.id = d.blob_id
+		WHERE d.deleted_id = ? AND NOT EXISTS (SELECT 1 FROM repository_blobs WHERE repository_id = ? AND blob_id = b.id)`, deletedID, repositoryID)
 }
 
 // ForgetDeleted removes a deleted manifest for good. ErrNotFound if it was deleted again since before, or is gone.

@@ -138,67 +138,6 @@ func (tx *Tx) ManifestByID(id int64) (Manifest, error) {
 	return tx.manifest(manifestColumns+contentColumn+` FROM manifests m WHERE m.id = ?`, true, id)
 }
 
-// HoldBlob records that a manifest needs a blob of its repository. ErrNotFound if the repository has no such blob, or
-// damaged bytes of it, and then nothing is recorded. size is what the repository's copy has.
-func (tx *Tx) HoldBlob(repositoryID, manifestID int64, d digest.Digest) (size int64, err error) {
-	packed, err := packDigest(d)
-	if err != nil {
-		return 0, err
-	}
-	return tx.hold(repositoryID, manifestID, ` AND b.damaged_at = 0`, packed)
-}
-
-func (tx *Tx) hold(repositoryID, manifestID int64, which string, packed []byte) (size int64, err error) {
-	var blobID int64
-	var c counted
-	err = tx.row(`
-		SELECT b.id, `+countedColumns+` FROM blobs b JOIN repository_blobs l ON l.blob_id = b.id AND l.repository_id = ?
-		WHERE b.digest = ?`+which, []any{repositoryID, packed}, append([]any{&blobID}, c.dest()...)...)
-	if err != nil {
-		return 0, err
-	}
-	if c.unheld {
-		tx.count(c, -1)
-		c.unheld = false
-		tx.count(c, 1)
-	}
-	return c.size, tx.holdBlob(manifestID, blobID, repositoryID)
-}
-
-// HoldDamaged is HoldBlob for a blob of which the repository has damaged bytes: whoever needs it goes on holding it, so
-// that collection does not take it when it is healed, by whatever repository's push.
-func (tx *Tx) HoldDamaged(repositoryID, manifestID int64, d digest.Digest) error {
-	packed, err := packDigest(d)
-	if err != nil {
-		return err
-	}
-	_, err = tx.hold(repositoryID, manifestID, ` AND b.damaged_at <> 0`, packed)
-	return err
-}
-
-// HoldChild records that an index needs another manifest of its repository. ErrNotFound as for HoldBlob.
-func (tx *Tx) HoldChild(repositoryID, manifestID int64, d digest.Digest) (size int64, err error) {
-	packed, err := packDigest(d)
-	if err != nil {
-		return 0, err
-	}
-	var childID int64
-	err = tx.row(`SELECT id, size FROM manifests WHERE repository_id = ? AND digest = ?`, []any{repositoryID, packed}, &childID, &size)
-	if err != nil {
-		return 0, err
-	}
-	return size, tx.holdChild(manifestID, childID)
-}
-
-// Miss records that a manifest names content that its repository does not have.
-func (tx *Tx) Miss(repositoryID, manifestID int64, d digest.Digest) error {
-	packed, err := packDigest(d)
-	if err != nil {
-		return err
-	}
-	return tx.miss(repositoryID, packed, manifestID)
-}
-
 // MarkOdd notes that a manifest was taken although it says a wrong size of something.
 func (tx *Tx) MarkOdd(m Manifest) error {
 	packed, err := packDigest(m.Digest)

@@ -259,11 +259,12 @@ func (tx *Tx) countUnheld(manifestID int64, keep bool) error {
 	})
 }
 
-// countForgotten counts the blobs of a deleted manifest that is about to be forgotten.
+// countForgotten counts the blobs of a deleted manifest that is about to be forgotten. Those that a manifest holds count as
+// before.
 func (tx *Tx) countForgotten(deletedID int64) error {
 	return tx.rows(`SELECT `+countedColumns+`,
 		EXISTS (SELECT 1 FROM deleted_manifest_blobs WHERE blob_id = b.id AND deleted_id <> d.deleted_id)
-		FROM deleted_manifest_blobs d JOIN blobs b ON b.id = d.blob_id WHERE d.deleted_id = ?`, []any{deletedID}, func(r *sql.Rows) error {
+		FROM deleted_manifest_blobs d JOIN blobs b ON b.id = d.blob_id WHERE d.deleted_id = ? AND `+unheldColumn, []any{deletedID}, func(r *sql.Rows) error {
 		var c counted
 		var others bool
 		if err := r.Scan(append(c.dest(), &others)...); err != nil {

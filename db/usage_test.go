@@ -48,18 +48,26 @@ func TestUsageSums(t *testing.T) {
 		func(tx *db.Tx, repo int64, _ db.RepoName, n int) error { // push a manifest, sparse if it has to be
 			c := content(n % manifests)
 			id, _, err := tx.PutManifest(db.Manifest{RepositoryID: repo, Digest: digest.FromBytes(c), MediaType: "m", Content: c})
-			for i := 0; i < blobs && err == nil; i++ {
-				if n>>i&1 == 0 {
-					continue
-				}
-				b, _ := blob(i)
-				if _, err = tx.HoldBlob(repo, id, b); errors.Is(err, db.ErrNotFound) {
-					if err = tx.HoldDamaged(repo, id, b); errors.Is(err, db.ErrNotFound) {
-						err = tx.Miss(repo, id, b)
-					}
+			var named []digest.Digest
+			for i := range blobs {
+				if n>>i&1 != 0 {
+					b, _ := blob(i)
+					named = append(named, b, b)
 				}
 			}
-			return err
+			found, finding := tx.FindBlobs(repo, named)
+			if err = errors.Join(err, finding); err != nil {
+				return err
+			}
+			var refs db.References
+			for i, b := range found {
+				if b.Exists() {
+					refs.Blobs = append(refs.Blobs, b)
+				} else {
+					refs.Missing = append(refs.Missing, named[i])
+				}
+			}
+			return tx.Hold(repo, id, refs)
 		},
 		func(tx *db.Tx, repo int64, name db.RepoName, n int) error { // delete a manifest, with or without undo
 			m, err := tx.Manifest(name, digest.FromBytes(content(n%manifests)))

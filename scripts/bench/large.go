@@ -115,6 +115,7 @@ func manifestOf(repo int64, number int) db.Manifest {
 // fillManifest writes a manifest with its ten blobs, which have no files.
 func fillManifest(tx *db.Tx, repo int64, number int) error {
 	id, _, err := tx.PutManifest(manifestOf(repo, number))
+	var named []digest.Digest
 	for i := 0; i < 10 && err == nil; i++ {
 		// In order: random ones take the database several times as long.
 		d := digest.Digest(fmt.Sprintf("sha256:%016x%048x", number*10+i+1, 0))
@@ -122,9 +123,15 @@ func fillManifest(tx *db.Tx, repo int64, number int) error {
 		if blob, _, err = tx.PutBlob(db.NewBlob{Digest: d, Size: 1000, Generation: strings.Repeat("0", 32)}); err != nil {
 			break
 		}
-		if err = tx.LinkBlob(repo, blob, d); err == nil {
-			_, err = tx.HoldBlob(repo, id, d)
-		}
+		err = tx.LinkBlob(repo, blob, d)
+		named = append(named, d)
+	}
+	if err != nil {
+		return err
+	}
+	found, err := tx.FindBlobs(repo, named)
+	if err == nil {
+		err = tx.Hold(repo, id, db.References{Blobs: found})
 	}
 	if err != nil {
 		return err

@@ -42,8 +42,16 @@ func (f *fixture) large(n int) {
 				}
 				content := fmt.Appendf(nil, `{"manifest":%d,"filler":%q}`, i, strings.Repeat("x", 1500))
 				m, _, err := tx.PutManifest(db.Manifest{RepositoryID: repo, Digest: digest.FromBytes(content), MediaType: "x", Content: content})
-				for l := i - layers + 1; l <= i && err == nil; l++ {
-					_, err = tx.HoldBlob(repo, m, blob(l))
+				var named []digest.Digest
+				for l := i - layers + 1; l <= i; l++ {
+					named = append(named, blob(l))
+				}
+				var found []db.FoundBlob
+				if err == nil {
+					found, err = tx.FindBlobs(repo, named)
+				}
+				if err == nil {
+					err = tx.Hold(repo, m, db.References{Blobs: found})
 				}
 				if err == nil {
 					err = tx.SetTag(repo, db.Tag(fmt.Sprint("v", i)), m)

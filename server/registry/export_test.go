@@ -1,7 +1,12 @@
 package registry
 
 import (
+	"context"
 	"io"
+
+	"registry/db"
+
+	"github.com/opencontainers/go-digest"
 )
 
 var oddEntries = []journalEntry{
@@ -13,6 +18,19 @@ var oddEntries = []journalEntry{
 	{Kind: "key", Name: "x"},
 	{Kind: "", Name: "x"},
 	{Kind: "grant", Name: ""},
+}
+
+// MaxReferences is the most references of a manifest that is pushed.
+const MaxReferences = maxReferences
+
+// PutOld stores a manifest as when more references were allowed, and tags it.
+func (r *Registry) PutOld(ctx context.Context, repo RepoName, tag Tag, mediaType string, content []byte) error {
+	doc, err := parseStored(mediaType, content)
+	if err != nil {
+		return err
+	}
+	p := parsedPut{Put: Put{Content: content}, doc: doc, digest: digest.FromBytes(content), tags: []Tag{tag}}
+	return r.db.Update(ctx, func(tx *db.Tx) error { return r.put(tx, repo, p, "push") })
 }
 
 // OddLines is how many lines of OddJournal are wrong.

@@ -12,6 +12,7 @@ import (
 const (
 	maxMembers = 100_000
 	maxNesting = 100
+	maxEntries = 10_000 // of a list
 )
 
 // checkBounds bounds what any reader makes of a JSON value that is not much longer than it should be.
@@ -181,8 +182,8 @@ func (m object) list(name string) (items []json.RawMessage, err error) {
 	for more := !bytes.HasPrefix(trimJSON(rest), []byte("]")); more; {
 		var item []byte
 		item, rest = value(rest)
-		if items = append(items, item); len(items) > maxReferences {
-			return nil, fmt.Errorf("%s has more than %d entries", name, maxReferences)
+		if items = append(items, item); len(items) > maxEntries {
+			return nil, fmt.Errorf("%s has more than %d entries", name, maxEntries)
 		}
 		rest, more = after(rest, ',')
 	}

@@ -24,7 +24,10 @@ const (
 	ociNonDistributable = "application/vnd.oci.image.layer.nondistributable.v1."
 	dockerManifests     = "application/vnd.docker.distribution.manifest." // as all of them begin
 	ociArtifact         = "application/vnd.oci.artifact.manifest.v1+json"
-	maxReferences       = 10_000 // in one manifest
+
+	// maxReferences bounds how long other writers wait while a manifest is stored, deleted or undeleted: less than 40 ms. It
+	// is for what comes in: there may be manifests with more.
+	maxReferences = 2_000
 )
 
 // A document is what the registry has to know of a manifest. The bytes themselves are kept as they came.

@@ -81,7 +81,7 @@ func TestParseManifest(t *testing.T) {
 		"annotation not a string":  {v1.MediaTypeImageManifest, image(`,"annotations":{"a":1}`), "annotations", 0, 0, ""},
 		"artifactType is a number": {v1.MediaTypeImageManifest, image(`,"artifactType":1`), "not a string", 0, 0, ""},
 		"header injection":         {"a/b\r\nX: y", `{}`, "not a media type", 0, 0, ""},
-		"too many":                 {v1.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[1` + strings.Repeat(",1", maxReferences) + `]}`, "more than", 0, 0, ""},
+		"too many":                 {v1.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[1` + strings.Repeat(",1", maxEntries) + `]}`, "more than", 0, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			doc, err := parseManifest(c.contentType, []byte(c.content))

@@ -162,18 +162,17 @@ func storeManifest(tx *db.Tx, m db.Manifest, doc *document, sparse Sparse, wrong
 		wrong = acceptSize
 	}
 	h := holder{tx: tx, m: m, wrong: wrong}
-	for _, b := range distinct(doc.blobs) {
-		if err := h.hold(b, sparse == SparseAll || b.optional, tx.HoldBlob); err != nil {
-			return 0, err
-		}
+	if err := h.holdBlobs(distinct(doc.blobs), func(b reference) bool { return sparse == SparseAll || b.optional }); err != nil {
+		return 0, err
 	}
-	for _, c := range distinct(doc.children) {
-		if err := h.hold(c, sparse != SparseNone, tx.HoldChild, tx.HoldBlob); err != nil {
-			return 0, err
-		}
+	if err := h.holdChildren(distinct(doc.children), sparse != SparseNone); err != nil {
+		return 0, err
 	}
 	if len(h.missing) > 0 {
 		return 0, ManifestBlobUnknown.With(h.missing)
+	}
+	if err := tx.Hold(m.RepositoryID, m.ID, h.refs); err != nil {
+		return 0, err
 	}
 	if h.odd {
 		if err := tx.MarkOdd(m); err != nil {
@@ -204,12 +203,13 @@ func distinct(list []reference) []reference {
 	return different
 }
 
-// holder makes a manifest hold what it refers to, and collects what the client has to send first.
+// holder finds what a manifest refers to, and collects what the client has to send first.
 type holder struct {
 	tx      *db.Tx
 	m       db.Manifest
 	wrong   wrongSize
 	odd     bool // a wrong size was taken
+	refs    db.References
 	missing []missingReference
 }
 
@@ -220,29 +220,63 @@ type missingReference struct {
 // maxMissing bounds the detail of an error.
 const maxMissing = 20
 
-// hold tries the ways to hold a reference in turn. If there is none and it may be missing, that is recorded.
-func (h *holder) hold(ref reference, mayMiss bool, ways ...func(repositoryID, manifestID int64, d digest.Digest) (int64, error)) error {
-	for _, way := range ways {
-		size, err := way(h.m.RepositoryID, h.m.ID, ref.digest)
-		if errors.Is(err, db.ErrNotFound) {
+// holdBlobs finds blobs. What the repository lacks, or has damaged bytes of, may be missing or has to be sent first.
+func (h *holder) holdBlobs(list []reference, mayMiss func(reference) bool) error {
+	found, err := h.tx.FindBlobs(h.m.RepositoryID, digests(list))
+	for i, b := range found {
+		if err != nil {
+			break
+		}
+		ref := list[i]
+		switch {
+		case b.Exists() && !b.Damaged:
+			h.refs.Blobs = append(h.refs.Blobs, b)
+			err = h.checkSize(ref, b.Size)
+		case mayMiss(ref) && b.Exists():
+			h.refs.Blobs = append(h.refs.Blobs, b)
+		case mayMiss(ref):
+			h.refs.Missing = append(h.refs.Missing, ref.digest)
+		case len(h.missing) < maxMissing:
+			h.missing = append(h.missing, missingReference{ref.digest})
+		}
+	}
+	return err
+}
+
+// holdChildren finds manifests, and blobs where there is none.
+func (h *holder) holdChildren(list []reference, mayMiss bool) error {
+	found, err := h.tx.FindManifests(h.m.RepositoryID, digests(list))
+	var others []reference
+	for i, c := range found {
+		if err != nil {
+			break
+		}
+		if !c.Exists() {
+			others = append(others, list[i])
 			continue
 		}
-		if err == nil && size != ref.size {
-			h.odd = true
-			detail := fmt.Sprintf("%s has %d bytes, its descriptor says %d", ref.digest, size, ref.size)
-			return h.wrong(&Error{Code: ManifestInvalid, Detail: detail, Err: errWrongSize})
-		}
+		h.refs.Children = append(h.refs.Children, c)
+		err = h.checkSize(list[i], c.Size)
+	}
+	if err != nil {
 		return err
 	}
-	if mayMiss {
-		err := h.tx.HoldDamaged(h.m.RepositoryID, h.m.ID, ref.digest)
-		if errors.Is(err, db.ErrNotFound) {
-			err = h.tx.Miss(h.m.RepositoryID, h.m.ID, ref.digest)
-		}
-		return err
+	return h.holdBlobs(others, func(reference) bool { return mayMiss })
+}
+
+func (h *holder) checkSize(ref reference, size int64) error {
+	if size == ref.size {
+		return nil
 	}
-	if len(h.missing) < maxMissing {
-		h.missing = append(h.missing, missingReference{ref.digest})
+	h.odd = true
+	detail := fmt.Sprintf("%s has %d bytes, its descriptor says %d", ref.digest, size, ref.size)
+	return h.wrong(&Error{Code: ManifestInvalid, Detail: detail, Err: errWrongSize})
+}
+
+func digests(list []reference) []digest.Digest {
+	all := make([]digest.Digest, len(list))
+	for i, ref := range list {
+		all[i] = ref.digest
 	}
-	return nil
+	return all
 }

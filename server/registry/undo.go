@@ -260,11 +260,11 @@ func (u *undeleter) undeleteOne(m db.DeletedManifest, doc *document) error {
 	if err != nil {
 		return err
 	}
-	held, err := u.tx.DeletedBlobs(m.ID)
+	lost, err := u.tx.LeaseDeletedBlobs(m.ID, repositoryID)
 	if err != nil {
 		return err
 	}
-	for _, b := range held {
+	for _, b := range lost {
 		if err := u.tx.LinkBlob(repositoryID, b.ID, b.Digest); err != nil {
 			return err
 		}
