@@ -72,6 +72,28 @@ func (tx *Tx) GrantsOf(u User) ([]Grant, error) {
 		WHERE grantee = ? OR grantee IN (SELECT '@' || group_name FROM group_members WHERE user_id = ?)`, u.Name, u.ID)
 }
 
+// GrantsOfMembers calls fn for the grants of a user or, for a group, of each of its members, with those of all groups that they
+// are in, a user after the other, until it returns an error.
+func (tx *Tx) GrantsOfMembers(grantee string, fn func(user string, g Grant) error) error {
+	return tx.rows(`
+		WITH users_of (id, name) AS (
+			SELECT id, name FROM users WHERE name = ?
+			UNION ALL SELECT u.id, u.name FROM group_members m JOIN users u ON u.id = m.user_id WHERE '@' || m.group_name = ?
+		), grantees (name, grantee) AS (
+			SELECT name, name FROM users_of
+			UNION ALL SELECT u.name, '@' || m.group_name FROM users_of u JOIN group_members m ON m.user_id = u.id
+		)
+		SELECT e.name, g.grantee, g.repository, g.actions FROM grantees e JOIN grants g ON g.grantee = e.grantee ORDER BY e.name`,
+		[]any{grantee, grantee}, func(r *sql.Rows) error {
+			var user string
+			var g Grant
+			if err := r.Scan(&user, &g.Grantee, &g.Repository, &g.Actions); err != nil {
+				return err
+			}
+			return fn(user, g)
+		})
+}
+
 func (tx *Tx) grants(query string, args ...any) (list []Grant, err error) {
 	err = tx.rows(query, args, func(r *sql.Rows) error {
 		var g Grant

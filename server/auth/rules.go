@@ -81,7 +81,7 @@ func formatRules(rules []Rule) string {
 // What rules may cost: users write some of their own, for tokens and for grants, and every request is compared with them.
 const (
 	maxRules = 100 // of a token
-	maxCost  = 300 // match.Cost of a token's rules, and of a grantee's
+	maxCost  = 300 // match.Cost of a token's rules, of a group's, and of a user's together with those of their groups
 )
 
 var errTooCostly = fmt.Errorf("the globs cost too much to compare names with: use fewer wildcards (the limit is %d)", maxCost)
@@ -102,8 +102,10 @@ func CheckGlob(glob string) error {
 // ruleSet is rules that are compiled, by the first segment of the names that they are about.
 type ruleSet struct {
 	first      map[string][]compiledRule
-	others     []compiledRule // whose names differ in their first segment
-	everything bool           // there is a rule for **
+	others     []compiledRule     // whose names differ in their first segment
+	literal    map[string]Actions // of rules without wildcards, by name
+	under      map[string]Actions // of rules for a name and all below it, by that
+	everything bool               // there is a rule for **
 }
 
 type compiledRule struct {
@@ -126,6 +128,14 @@ func (s *ruleSet) add(r Rule) error {
 		return fmt.Errorf("%.80q: %w", r.Repository, err)
 	}
 	s.everything = s.everything || r.Repository == "**"
+	if name, ok := glob.Literal(); ok {
+		s.literal = also(s.literal, name, r.Actions)
+		return nil
+	}
+	if name, ok := glob.Under(); ok {
+		s.under = also(s.under, name, r.Actions)
+		return nil
+	}
 	rule := compiledRule{r.Actions, glob}
 	segment := glob.FirstSegment()
 	if segment == "" {
@@ -137,6 +147,14 @@ func (s *ruleSet) add(r Rule) error {
 	}
 	s.first[segment] = append(s.first[segment], rule)
 	return nil
+}
+
+func also(m map[string]Actions, name string, more Actions) map[string]Actions {
+	if m == nil {
+		m = map[string]Actions{}
+	}
+	m[name] |= more
+	return m
 }
 
 // cost is what comparing a name with the rules may take, at most.
@@ -171,6 +189,14 @@ func compileGrants(grants []db.Grant) (set ruleSet, err error) {
 // allowed is what the rules allow in a repository.
 func (s ruleSet) allowed(repo db.RepoName) (actions Actions) {
 	segment, _, _ := strings.Cut(string(repo), "/")
+	actions = s.literal[string(repo)]
+	for name, more := string(repo), len(s.under) > 0; more; {
+		actions |= s.under[name]
+		slash := strings.LastIndexByte(name, '/')
+		if more = slash > 0; more {
+			name = name[:slash]
+		}
+	}
 	for _, rules := range [][]compiledRule{s.first[segment], s.others} {
 		for _, r := range rules {
 			if actions|r.actions != actions && r.glob.Match(string(repo)) {
@@ -183,10 +209,41 @@ func (s ruleSet) allowed(repo db.RepoName) (actions Actions) {
 
 // CostlyRules are rules that cost more than new ones may: grants, by grantee, or the scopes of a token.
 type CostlyRules struct {
-	Owner string `json:"owner"` // of the form alice, @team or alice/token
+	Owner string `json:"owner"` // of the form alice, @team, alice/token, or "alice and groups" for all that alice may
 	Rules string `json:"rules"` // the first ones
 	Cost  int    `json:"cost"`
 	Limit int    `json:"limit"`
+}
+
+// eachMember calls fn for the grants of each user who is in groups, their own and those of the groups, between transactions.
+func (a *Authority) eachMember(ctx context.Context, fn func(owner string, rules []Rule) error) error {
+	const batch = 1000
+	for after, users := "", make([]db.User, batch); len(users) == batch; {
+		err := a.db.View(ctx, func(tx *db.Tx) (err error) { users, err = tx.Users(after, batch); return err })
+		if err != nil {
+			return err
+		}
+		for _, u := range users {
+			after = u.Name
+			var grants []db.Grant
+			if err := a.db.View(ctx, func(tx *db.Tx) (err error) { grants, err = tx.GrantsOf(u); return err }); err != nil {
+				return err
+			}
+			var rules []Rule
+			groups := false
+			for _, g := range grants {
+				groups = groups || g.Grantee != u.Name
+				rules = append(rules, Rule{Pull, g.Repository})
+			}
+			if !groups {
+				continue
+			}
+			if err := fn(u.Name+" and groups", rules); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // CostlyRules returns up to limit of the costly rules whose owner comes after another one. It reads all rules.
@@ -229,6 +286,9 @@ func (a *Authority) eachRules(ctx context.Context, fn func(owner string, rules [
 		}
 	}
 	if err := fn(grantee, rules); err != nil {
+		return err
+	}
+	if err := a.eachMember(ctx, fn); err != nil {
 		return err
 	}
 	for after, list := (APIToken{}), make([]APIToken, batch); len(list) == batch; {

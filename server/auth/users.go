@@ -505,7 +505,8 @@ func (a *Authority) setGrant(ctx context.Context, by registry.Actor, grantee str
 // maxGrants bounds the grants in the namespace of a user.
 const maxGrants = 1000
 
-// checkGrants returns RequestInvalid if a grant made the rules of its grantee too costly, or is one too many.
+// checkGrants returns RequestInvalid if a grant made the rules of its grantee, or of a member of that, too costly, or is one
+// too many.
 func checkGrants(tx *db.Tx, grantee, glob string) error {
 	list, err := tx.GrantsTo(grantee)
 	if err != nil {
@@ -522,6 +523,11 @@ func checkGrants(tx *db.Tx, grantee, glob string) error {
 	owner := compiled.FirstSegment()
 	if set.costIn(owner) > maxCost {
 		return invalid(errTooCostly)
+	}
+	if compiled.Cost() > 0 { // else nobody's rules cost more than before
+		if err := checkMembers(tx, grantee, owner); err != nil {
+			return err
+		}
 	}
 	n, err := tx.CountGrantsIn(owner)
 	if err == nil && n > maxGrants {
@@ -558,7 +564,12 @@ func (a *Authority) AddMember(ctx context.Context, by registry.Actor, m Member) 
 	if err := CheckUserName(m.Group); err != nil {
 		return invalid(err)
 	}
-	return a.change(ctx, by, "add member", m.Group+" "+m.User, func(tx *db.Tx) error { return tx.AddMember(db.Member(m)) })
+	return a.change(ctx, by, "add member", m.Group+" "+m.User, func(tx *db.Tx) error {
+		if err := tx.AddMember(db.Member(m)); err != nil {
+			return err
+		}
+		return checkMember(tx, m)
+	})
 }
 
 // RemoveMember takes a user out of a group. Missing.

@@ -26,6 +26,7 @@ type Glob struct {
 	text    string
 	prefix  string // of every name that matches
 	bounded bool   // a segment of every name ends with the prefix
+	rest    string // of the text, behind the prefix
 	matches func(rest string) bool
 	cost    int
 	// undecided says that it would take too long to find out what else matches.
@@ -48,7 +49,7 @@ func Compile(text string) (Glob, error) {
 	}
 	g := Glob{text: text}
 	prefix, rest := literalPrefix(text)
-	g.prefix, g.bounded = prefix, rest == "" || rest[0] == '/'
+	g.prefix, g.rest, g.bounded = prefix, rest, rest == "" || rest[0] == '/'
 	t := translator{text: rest, begins: prefix == "" || strings.HasSuffix(prefix, "/")}
 	expression, combinations := t.sequence(false)
 	switch {
@@ -58,6 +59,9 @@ func Compile(text string) (Glob, error) {
 		g.matches = func(rest string) bool { return rest == "" || rest[0] == '/' }
 	case rest == "**" && t.wasDoublestar:
 		g.matches = func(string) bool { return true }
+	case rest == "/*":
+		g.cost = 1
+		g.matches = func(rest string) bool { return len(rest) > 1 && rest[0] == '/' && !strings.Contains(rest[1:], "/") }
 	case rest == "*":
 		g.cost = 1
 		g.matches = func(rest string) bool { return !strings.Contains(rest, "/") }
@@ -125,6 +129,12 @@ func (g Glob) FirstSegment() string {
 	}
 	return ""
 }
+
+// Literal returns the only name that matches, if the glob has no wildcards.
+func (g Glob) Literal() (name string, ok bool) { return g.prefix, g.text != "" && g.rest == "" }
+
+// Under returns the name that matches together with all below it, if the glob is that name and /**.
+func (g Glob) Under() (name string, ok bool) { return g.prefix, g.rest == "/**" }
 
 // Match says whether a name matches.
 func (g Glob) Match(name string) bool {
