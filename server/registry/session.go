@@ -68,18 +68,22 @@ const (
 	settleTime = time.Minute
 )
 
-// begin adds a session that has no row yet. ok is false if there is no room.
-func (s *sessions) begin(u db.Upload) (ok bool) {
+// begin adds a session that has no row yet, unless check returns an error for how many others without one there are: of the
+// repository, and of the user. ok is false if there is no room.
+func (s *sessions) begin(u db.Upload, check func(ofRepo, ofOwner int) error) (ok bool, err error) {
 	s.Lock()
 	defer s.Unlock()
+	if err := check(s.empty[uploadsOf{repo: u.Repository}], s.empty[uploadsOf{owner: u.Owner}]); err != nil {
+		return false, err
+	}
 	if len(s.known) >= maxKnown {
-		return false
+		return false, nil
 	}
 	s.known[u.ID] = known{Upload: u}
 	for _, of := range counted(u) {
 		s.empty[of]++
 	}
-	return true
+	return true, nil
 }
 
 // count returns how many sessions without a row there are, apart from one: of a repository, and of its user.
@@ -420,11 +424,15 @@ func (r *Registry) refuseUpload(tx *db.Tx, u db.Upload) error {
 		return err
 	}
 	repo, owner := r.sessions.count(u)
-	if n := ofRepo + repo; n >= r.maxUploads {
-		return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", n))
+	return r.tooMany(u, ofRepo+repo, ofOwner+owner)
+}
+
+func (r *Registry) tooMany(u db.Upload, ofRepo, ofOwner int) error {
+	if ofRepo >= r.maxUploads {
+		return TooManyRequests.With(fmt.Sprintf("the repository has %d unfinished uploads", ofRepo))
 	}
-	if n := ofOwner + owner; n >= r.maxUploads && u.Owner != "" {
-		return TooManyRequests.With(fmt.Sprintf("%s has %d unfinished uploads", u.Owner, n))
+	if ofOwner >= r.maxUploads && u.Owner != "" {
+		return TooManyRequests.With(fmt.Sprintf("%s has %d unfinished uploads", u.Owner, ofOwner))
 	}
 	return nil
 }

@@ -38,10 +38,13 @@ func (r *Registry) StartUpload(ctx context.Context, repo RepoName, alg digest.Al
 	}
 	now := r.db.Now()
 	u := db.Upload{ID: newUploadID(), Repository: repo, Algorithm: alg, HashState: state, BootID: r.bootID, CreatedAt: now, UpdatedAt: now, Owner: r.user()}
-	if err := r.db.Lookup(ctx, func(tx *db.Tx) error { return r.refuseUpload(tx, u) }); err != nil {
+	var ofRepo, ofOwner int
+	err = r.db.Lookup(ctx, func(tx *db.Tx) (err error) { ofRepo, ofOwner, err = tx.CountUploads(u.Repository, u.Owner); return err })
+	if err != nil {
 		return Upload{}, AsError(err)
 	}
-	if !r.sessions.begin(u) {
+	room, err := r.sessions.begin(u, func(repo, owner int) error { return r.tooMany(u, ofRepo+repo, ofOwner+owner) })
+	if err == nil && !room {
 		err = r.db.Relaxed(ctx, func(tx *db.Tx) error { return r.createUpload(tx, u) })
 	}
 	if err != nil {
