@@ -45,7 +45,7 @@ func (r *Registry) Adopt(ctx context.Context, d digest.Digest, f *os.File, opt A
 	a := Adopted{Digest: d, Size: info.Size(), generation: newUploadID(), at: time.Now().Round(0)}
 	name := blobs.Name{Digest: d, Generation: a.generation}
 	if opt.Copy {
-		a.stamp, err = copyIn(ctx, f, r.blobs, name, a.Size)
+		a.stamp, err = CopyIn(ctx, f, r.blobs, name, a.Size)
 		a.at = time.Now().Round(0)
 		return a, err
 	}
@@ -56,7 +56,7 @@ func (r *Registry) Adopt(ctx context.Context, d digest.Digest, f *os.File, opt A
 	if _, err := adopter.Adopt(ctx, f, name); err != nil || !opt.Read {
 		return a, err
 	}
-	stored, err := r.hashFile(ctx, name, a.Size, nil)
+	stored, err := r.HashFile(ctx, name, a.Size, nil)
 	if err != nil {
 		return a, errors.Join(err, r.blobs.Remove(context.WithoutCancel(ctx), name))
 	}
@@ -251,7 +251,7 @@ type taking struct {
 // blob that others have brought.
 func (t *taking) adopt(list []Adopted) (unused []Adopted, err error) {
 	for _, a := range list {
-		if time.Now().Round(0).Sub(a.at) > minOrphanAge/2 {
+		if time.Now().Round(0).Sub(a.at) > MinOrphanAge/2 {
 			return nil, errors.New("too long between bytes and rows: the files may have been collected; run it again")
 		}
 		b, err := t.tx.StoredBlob(a.Digest)

@@ -65,14 +65,14 @@ type BackupReport struct {
 // or looks as it did when it last was. The new database takes its place last, so until then the old backup is good.
 func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (report BackupReport, err error) {
 	start := time.Now()
-	err = r.alone(ctx, "backup", func(ctx context.Context, x *exclusive) error {
+	err = r.WithMaintenanceLock(ctx, "backup", func(ctx context.Context, x *MaintenanceLock) error {
 		return r.backup(ctx, x, dir, opt, &report)
 	})
 	report.Took = time.Since(start)
 	return report, err
 }
 
-func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt BackupOptions, report *BackupReport) error {
+func (r *Registry) backup(ctx context.Context, x *MaintenanceLock, dir string, opt BackupOptions, report *BackupReport) error {
 	if err := db.MakeDir(dir); err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (r *Registry) backup(ctx context.Context, x *exclusive, dir string, opt Bac
 		err = settleCopy(ctx, named, to)
 	}
 	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
-		err = x.stillHeld(ctx)
+		err = x.StillHeld(ctx)
 	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))
@@ -175,7 +175,7 @@ type transfer struct {
 const transferParallel = 4
 
 func (t *transfer) all(ctx context.Context) error {
-	return eachStored(ctx, t.named, transferParallel, func(ctx context.Context, b db.StoredBlob) error {
+	return EachStored(ctx, t.named, transferParallel, func(ctx context.Context, b db.StoredBlob) error {
 		if err := t.one(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", b.Digest, err)
 		}
@@ -221,7 +221,7 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 			}
 		}
 		if !known {
-			_, err = hashStored(ctx, t.to, name, b.Size, nil)
+			_, err = HashStored(ctx, t.to, name, b.Size, nil)
 		}
 		if !errors.Is(err, ErrDamaged) { // what could not be read now may be good
 			return nil, err
@@ -268,7 +268,7 @@ func (t *transfer) take(ctx context.Context, b db.StoredBlob, source, name blobs
 	}
 	if !t.copying && source == name && info.Size == b.Size {
 		if info.Stamp != b.Stamp || b.Damaged {
-			if _, err := t.from.hashFile(ctx, name, b.Size, nil); err != nil {
+			if _, err := t.from.HashFile(ctx, name, b.Size, nil); err != nil {
 				return nil, err
 			}
 		}
@@ -279,22 +279,22 @@ func (t *transfer) take(ctx context.Context, b db.StoredBlob, source, name blobs
 			}
 		}
 	}
-	return &t.report.Copied, copyBlob(ctx, t.from.blobs, source, t.to, name, b.Size)
+	return &t.report.Copied, CopyBlob(ctx, t.from.blobs, source, t.to, name, b.Size)
 }
 
-// copyBlob copies bytes from one store to another and verifies them on the way: ErrDamaged.
-func copyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs.Store, target blobs.Name, size int64) error {
+// CopyBlob copies bytes from one store to another and verifies them on the way: ErrDamaged.
+func CopyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs.Store, target blobs.Name, size int64) error {
 	f, _, err := from.Open(ctx, source)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = copyIn(ctx, f, to, target, size)
+	_, err = CopyIn(ctx, f, to, target, size)
 	return err
 }
 
-// copyIn copies the bytes of a blob into a store and verifies them on the way: ErrDamaged.
-func copyIn(ctx context.Context, f io.Reader, to blobs.Store, target blobs.Name, size int64) (stamp int64, err error) {
+// CopyIn copies the bytes of a blob into a store and verifies them on the way: ErrDamaged.
+func CopyIn(ctx context.Context, f io.Reader, to blobs.Store, target blobs.Name, size int64) (stamp int64, err error) {
 	stage, err := to.Stage(ctx, target.Generation, 0)
 	if err != nil {
 		return 0, err

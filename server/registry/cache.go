@@ -145,7 +145,7 @@ func (r *Registry) Evict(ctx context.Context, limit int64) (CollectReport, error
 	}
 	c := newCollector(r, CollectOptions{})
 	c.leases.Leases = c.now.Add(time.Second) // what is loose goes, however new it is
-	err = r.alone(ctx, "eviction", func(ctx context.Context, x *exclusive) error {
+	err = r.WithMaintenanceLock(ctx, "eviction", func(ctx context.Context, x *MaintenanceLock) error {
 		c.x, c.batch = x, 1
 		err := c.evict(ctx, limit)
 		c.report.Complete = err == nil

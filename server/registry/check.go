@@ -228,7 +228,7 @@ func (c *checker) foundMissing(ctx context.Context, m db.Missing, detail string)
 
 // blobs looks at the file of every blob, and reads it if that was asked for or it looks different.
 func (c *checker) blobs(ctx context.Context) error {
-	return eachStored(ctx, c.r.db, c.opt.Parallel, func(ctx context.Context, b db.StoredBlob) error {
+	return EachStored(ctx, c.r.db, c.opt.Parallel, func(ctx context.Context, b db.StoredBlob) error {
 		return errors.Join(c.enough(), c.blob(ctx, b))
 	})
 }
@@ -244,7 +244,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	}
 	var impatient error // says nothing about the blob
 	if read {
-		info, err = c.r.hashFile(ctx, name, b.Size, func(n int) error {
+		info, err = c.r.HashFile(ctx, name, b.Size, func(n int) error {
 			if c.limit != nil {
 				impatient = c.limit.WaitN(ctx, n)
 			}
@@ -273,7 +273,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	case b.Damaged && !c.opt.Repair:
 		finding.Kind, finding.Detail = "damaged", "it was found damaged before, but its bytes are right: repair makes it available again"
 	case read:
-		c.r.markVerified(ctx, name, info.Stamp)
+		c.r.MarkVerified(ctx, name, info.Stamp)
 		return nil
 	default:
 		return nil
@@ -314,8 +314,8 @@ func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error
 // files looks for files that no row names and that are too old to be waiting for theirs.
 func (c *checker) files(ctx context.Context) error {
 	seen := func() error { c.count(func(r *CheckReport) { r.Files++ }); return c.enough() }
-	_, err := orphans(ctx, c.r.blobs, c.r.db, "", c.now.Add(-minOrphanAge), seen, func(o orphan) error {
-		if isAhead(o.Info) {
+	_, err := Orphans(ctx, c.r.blobs, c.r.db, "", c.now.Add(-MinOrphanAge), seen, func(o Orphan) error {
+		if IsAhead(o.Info) {
 			return nil // how old it is, collection will know
 		}
 		c.found(Finding{Kind: "file", Digest: o.Digest, Detail: fmt.Sprintf("no row names the file of generation %s (%d bytes): collection removes it", o.Generation, o.Size)})

@@ -32,9 +32,9 @@ const (
 	// DefaultGrace is how long a lease lasts, and minGrace how short it may be unless forced: leaseRenewal relies on it.
 	DefaultGrace = 24 * time.Hour
 	minGrace     = time.Hour
-	// minOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
+	// MinOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
 	// committed its row yet.
-	minOrphanAge = time.Hour
+	MinOrphanAge = time.Hour
 )
 
 // CollectOptions say what may be collected. A zero Grace has to be forced.
@@ -97,14 +97,14 @@ func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectRepo
 		return CollectReport{}, AsError(db.ErrReadOnly)
 	}
 	c := newCollector(r, opt)
-	err := r.alone(ctx, "collection", c.run)
+	err := r.WithMaintenanceLock(ctx, "collection", c.run)
 	return c.report, err
 }
 
 // collector is one run.
 type collector struct {
 	r       *Registry
-	x       *exclusive
+	x       *MaintenanceLock
 	opt     CollectOptions
 	store   blobs.Store
 	rows    *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
@@ -121,7 +121,7 @@ type collector struct {
 	report  CollectReport
 }
 
-func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
+func (r *Registry) Cutoff(now time.Time, grace time.Duration) db.Cutoff {
 	// Uploads that were broken off stay open for a day. Only one that moves is a push that is still going on.
 	return db.Cutoff{Leases: now.Add(-grace), Sessions: now.Add(-min(grace, r.uploadTimeout)), Grace: grace}
 }
@@ -129,7 +129,7 @@ func (r *Registry) cutoff(now time.Time, grace time.Duration) db.Cutoff {
 func newCollector(r *Registry, opt CollectOptions) *collector {
 	now := r.db.Now()
 	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, seen: time.Now().Add(firstLook - politeTime), report: CollectReport{Started: now, DryRun: opt.DryRun},
-		leases: r.cutoff(now, opt.Grace)}
+		leases: r.Cutoff(now, opt.Grace)}
 	if opt.MaxDuration > 0 {
 		c.stop = time.Now().Add(opt.MaxDuration)
 	}
@@ -139,7 +139,7 @@ func newCollector(r *Registry, opt CollectOptions) *collector {
 	return c
 }
 
-func (c *collector) run(ctx context.Context, x *exclusive) error {
+func (c *collector) run(ctx context.Context, x *MaintenanceLock) error {
 	c.x = x
 	start := time.Now()
 	var err error
@@ -185,7 +185,7 @@ func (c *collector) run(ctx context.Context, x *exclusive) error {
 	if folding := c.r.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {
 		c.r.log.Warn("the database's log was not folded in", "err", folding)
 	}
-	c.r.keepReserve()
+	c.r.KeepReserve()
 	return err
 }
 
@@ -258,7 +258,7 @@ func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectRep
 		return err
 	})
 	if err == nil {
-		err = c.run(ctx, &exclusive{r: c.r, lock: lockName, holder: "rehearsal"})
+		err = c.run(ctx, &MaintenanceLock{r: c.r, lock: lockName, holder: "rehearsal"})
 	}
 	return c.report, errors.Join(err, copied.Close())
 }

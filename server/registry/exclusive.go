@@ -26,26 +26,26 @@ const (
 // ErrLocked is returned when other work that excludes this one is under way, in this process or another.
 var ErrLocked = errors.New("the registry is being maintained by another process")
 
-// exclusive is work that holds a lock.
-type exclusive struct {
+// MaintenanceLock is work that holds a lock.
+type MaintenanceLock struct {
 	r      *Registry
 	lock   string
 	holder string
 	writes atomic.Uint64 // transactions of the work itself
 }
 
-// alone runs work while it holds the lock of storage. It waits for another holder for a moment, and then fails with
+// WithMaintenanceLock runs work while it holds the lock of storage. It waits for another holder for a moment, and then fails with
 // ErrLocked. The context that work gets ends when the lock is lost.
-func (r *Registry) alone(ctx context.Context, purpose string, work func(context.Context, *exclusive) error) error {
+func (r *Registry) WithMaintenanceLock(ctx context.Context, purpose string, work func(context.Context, *MaintenanceLock) error) error {
 	begin := func(fn func(*db.Tx) error) error { return r.db.Collect(ctx, true, fn) }
-	return r.locked(ctx, lockName, purpose, lockWait, begin, work)
+	return r.withLock(ctx, lockName, purpose, lockWait, begin, work)
 }
 
-// locked is alone for any lock. begin runs the transactions that take it.
-func (r *Registry) locked(ctx context.Context, lock, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error,
-	work func(context.Context, *exclusive) error,
+// withLock is alone for any lock. begin runs the transactions that take it.
+func (r *Registry) withLock(ctx context.Context, lock, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error,
+	work func(context.Context, *MaintenanceLock) error,
 ) error {
-	x := &exclusive{r: r, lock: lock, holder: rand.Text()}
+	x := &MaintenanceLock{r: r, lock: lock, holder: rand.Text()}
 	if r.db.ReadOnly() {
 		return work(ctx, x) // which nothing else can be in the way of
 	}
@@ -97,7 +97,7 @@ func (b *beats) still(name string, l db.Lock, now time.Time) time.Duration {
 
 // take takes the lock. Whether another holder lives is seen by its beat, which moves: no clock is asked what time it is,
 // only how much of it passes.
-func (x *exclusive) take(ctx context.Context, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error) error {
+func (x *MaintenanceLock) take(ctx context.Context, purpose string, wait time.Duration, begin func(func(*db.Tx) error) error) error {
 	const pause = lockBeat / 4
 	var other, dead db.Lock
 	for waited, still := time.Duration(0), time.Duration(0); ; waited, still = waited+pause, still+pause {
@@ -130,7 +130,7 @@ func (x *exclusive) take(ctx context.Context, purpose string, wait time.Duration
 	}
 }
 
-func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
+func (x *MaintenanceLock) beat(ctx context.Context, lost context.CancelCauseFunc) {
 	tick := time.NewTicker(lockBeat)
 	defer tick.Stop()
 	for {
@@ -147,30 +147,30 @@ func (x *exclusive) beat(ctx context.Context, lost context.CancelCauseFunc) {
 	}
 }
 
-// stillHeld fails with ErrLocked if the lock was lost.
-func (x *exclusive) stillHeld(ctx context.Context) error {
+// StillHeld fails with ErrLocked if the lock was lost.
+func (x *MaintenanceLock) StillHeld(ctx context.Context) error {
 	if x.r.db.ReadOnly() {
 		return nil
 	}
-	return x.update(ctx, func(*db.Tx) error { return nil })
+	return x.Update(ctx, func(*db.Tx) error { return nil })
 }
 
-// update is a durable write of the work, and relaxed one that a later update makes durable. They fail with ErrLocked if
+// Update is a durable write of the work, and relaxed one that a later Update makes durable. They fail with ErrLocked if
 // the lock was lost.
-func (x *exclusive) update(ctx context.Context, fn func(*db.Tx) error) error {
+func (x *MaintenanceLock) Update(ctx context.Context, fn func(*db.Tx) error) error {
 	return x.r.db.Collect(ctx, true, x.held(fn))
 }
 
-func (x *exclusive) relaxed(ctx context.Context, fn func(*db.Tx) error) error {
+func (x *MaintenanceLock) Relaxed(ctx context.Context, fn func(*db.Tx) error) error {
 	return x.r.db.Collect(ctx, false, x.held(fn))
 }
 
-// spare is relaxed for what can be left undone: it gives up no reserve on a full disk.
-func (x *exclusive) spare(ctx context.Context, fn func(*db.Tx) error) error {
+// Spare is relaxed for what can be left undone: it gives up no reserve on a full disk.
+func (x *MaintenanceLock) Spare(ctx context.Context, fn func(*db.Tx) error) error {
 	return x.r.db.Relaxed(ctx, x.held(fn))
 }
 
-func (x *exclusive) held(fn func(*db.Tx) error) func(*db.Tx) error {
+func (x *MaintenanceLock) held(fn func(*db.Tx) error) func(*db.Tx) error {
 	return func(tx *db.Tx) error {
 		x.writes.Add(1)
 		if err := tx.BeatLock(x.lock, x.holder); err != nil {

@@ -230,7 +230,7 @@ func journalPolicy(tx *db.Tx, id int64, at time.Time, key db.PolicyKey, w io.Wri
 // copied after it.
 func (r *Registry) writeJournal(ctx context.Context, at position, wait time.Duration) error {
 	begin := func(fn func(*db.Tx) error) error { return r.db.Relaxed(ctx, fn) }
-	err := r.locked(ctx, journalNote, "journal", wait, begin, func(ctx context.Context, x *exclusive) error {
+	err := r.withLock(ctx, journalNote, "journal", wait, begin, func(ctx context.Context, x *MaintenanceLock) error {
 		next := position{Epoch: max(time.Now().UnixNano(), at.Epoch+1), Format: journalFormat}
 		err := r.db.View(ctx, func(tx *db.Tx) (err error) { next.ID, err = tx.LastChange(); return err })
 		if err == nil {

@@ -78,7 +78,7 @@ func (c *collector) isBusy() bool { return time.Since(c.seen) < politeTime }
 
 // sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
-	return c.sweepWith(ctx, c.x.relaxed, fn)
+	return c.sweepWith(ctx, c.x.Relaxed, fn)
 }
 
 func (c *collector) sweepWith(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, fn func(*db.Tx) error) error {
@@ -130,7 +130,7 @@ func (c *collector) flush(ctx context.Context) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	if err := c.x.update(ctx, func(*db.Tx) error { return nil }); err != nil {
+	if err := c.x.Update(ctx, func(*db.Tx) error { return nil }); err != nil {
 		return err
 	}
 	for _, b := range c.gone {

@@ -136,7 +136,7 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 		}
 		n := db.NewBlob{Digest: name.Digest, Size: info.Size, Generation: name.Generation}
 		if b.opt.ReadData {
-			if _, err := b.r.hashFile(ctx, name, info.Size, nil); errors.Is(err, ErrDamaged) {
+			if _, err := b.r.HashFile(ctx, name, info.Size, nil); errors.Is(err, ErrDamaged) {
 				b.report.Damaged++
 				return nil
 			} else if err != nil {
@@ -339,7 +339,7 @@ func (b *rebuilder) manifest(ctx context.Context, tx *db.Tx, l journalLine) erro
 // manifest was taken as it is.
 func (b *rebuilder) whichIsWrong(ctx context.Context, tx *db.Tx, stored db.StoredBlob) error {
 	name := blobs.Name{Digest: stored.Digest, Generation: stored.Generation}
-	info, err := b.r.hashFile(ctx, name, stored.Size, nil)
+	info, err := b.r.HashFile(ctx, name, stored.Size, nil)
 	if errors.Is(err, ErrDamaged) {
 		return tx.MarkDamaged(stored.Digest, stored.Generation)
 	}

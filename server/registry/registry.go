@@ -239,11 +239,11 @@ func (r *Registry) expire(ctx context.Context) {
 	if err := r.pruneAudit(ctx); err != nil && ctx.Err() == nil {
 		r.log.Error("old rows of the audit could not be removed", "err", err)
 	}
-	r.keepReserve()
+	r.KeepReserve()
 }
 
-// keepReserve sees to it that there will be room to remove things from a full disk.
-func (r *Registry) keepReserve() {
+// KeepReserve sees to it that there will be room to remove things from a full disk.
+func (r *Registry) KeepReserve() {
 	if err := r.db.KeepBallast(); err != nil {
 		r.log.Warn("no reserve could be kept for a full disk", "err", err)
 	}

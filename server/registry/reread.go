@@ -111,11 +111,11 @@ func (r *Registry) rereadOne(ctx context.Context, name blobs.Name, wait func(int
 		return r.quarantine(ctx, name, fmt.Errorf("the file has %d bytes, not %d", info.Size, b.Size))
 	}
 	if err == nil {
-		info, err = r.hashFile(ctx, name, b.Size, wait)
+		info, err = r.HashFile(ctx, name, b.Size, wait)
 	}
 	switch {
 	case err == nil:
-		r.markVerified(ctx, name, info.Stamp)
+		r.MarkVerified(ctx, name, info.Stamp)
 	case errors.Is(err, ErrDamaged):
 		err = r.quarantine(ctx, name, err)
 	}

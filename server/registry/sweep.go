@@ -344,11 +344,11 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	if err := c.view(ctx, func(tx *db.Tx) (err error) { from, err = tx.Note(filesCursor); return err }); err != nil {
 		return err
 	}
-	before := c.now.Add(-max(c.opt.Grace, minOrphanAge))
-	next, err := orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o orphan) error {
-		if toucher, ok := c.store.(blobs.Toucher); ok && isAhead(o.Info) {
+	before := c.now.Add(-max(c.opt.Grace, MinOrphanAge))
+	next, err := Orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o Orphan) error {
+		if toucher, ok := c.store.(blobs.Toucher); ok && IsAhead(o.Info) {
 			return toucher.Touch(ctx, o.Name)
-		} else if isAhead(o.Info) {
+		} else if IsAhead(o.Info) {
 			return nil
 		}
 		if err := c.store.Remove(ctx, o.Name); err != nil {
@@ -365,7 +365,7 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	if err == nil {
 		next = ""
 	}
-	if noting := c.x.update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, next.String()) }); noting != nil {
+	if noting := c.x.Update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, next.String()) }); noting != nil {
 		return noting
 	}
 	return err
@@ -408,7 +408,7 @@ func (c *collector) giveBack(ctx context.Context) error {
 	}
 	for spare := int64(1); spare > 0; {
 		n := min(int64(c.batch), spare)
-		err := c.sweepWith(ctx, c.x.spare, func(tx *db.Tx) error {
+		err := c.sweepWith(ctx, c.x.Spare, func(tx *db.Tx) error {
 			before, err := tx.Pages()
 			if err != nil || !before.GivesBack || before.Spare() == 0 {
 				spare = 0

@@ -244,7 +244,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 	}
 	if u.Algorithm != d.Algorithm() {
 		// The client named another algorithm only at the end, so this digest was not computed on the way in.
-		if _, err := r.hashFile(ctx, name, u.Size, nil); err != nil {
+		if _, err := r.HashFile(ctx, name, u.Size, nil); err != nil {
 			if errors.Is(err, ErrDamaged) {
 				err = DigestInvalid.With("the content does not have this digest")
 			}
@@ -254,7 +254,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 	}
 	var old string
 	err = r.db.Update(ctx, func(tx *db.Tx) error {
-		if time.Now().Round(0).Sub(stored) > minOrphanAge/2 {
+		if time.Now().Round(0).Sub(stored) > MinOrphanAge/2 {
 			return errors.New("the machine stood still in the middle of a push: the file may have been collected")
 		}
 		if err := s.end(tx); err != nil {
@@ -325,7 +325,7 @@ func (r *Registry) ExpireUploads(ctx context.Context) (n int, err error) {
 
 func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int, err error) {
 	err = r.blobs.Staged(ctx, func(id string, info blobs.Info) error {
-		if !info.Changed.Before(before) && !isAhead(info) {
+		if !info.Changed.Before(before) && !IsAhead(info) {
 			return nil
 		}
 		var has bool
@@ -336,7 +336,7 @@ func (r *Registry) discardOrphans(ctx context.Context, before time.Time) (n int,
 		if err != nil || has {
 			return err
 		}
-		if isAhead(info) {
+		if IsAhead(info) {
 			if toucher, ok := r.blobs.(blobs.Toucher); ok {
 				err = toucher.TouchStaged(ctx, id)
 			}

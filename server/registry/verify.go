@@ -98,12 +98,12 @@ func (r *Registry) trust(ctx context.Context, d digest.Digest, b db.Blob, info b
 func (r *Registry) readAgain(ctx context.Context, name blobs.Name, seen blobs.Info) error {
 	ctx = context.WithoutCancel(ctx)
 	stamp, err, _ := r.reading.Do(name.Digest.String()+name.Generation, func() (any, error) {
-		info, err := r.hashFile(ctx, name, seen.Size, nil)
+		info, err := r.HashFile(ctx, name, seen.Size, nil)
 		if errors.Is(err, ErrDamaged) {
 			return 0, r.quarantine(ctx, name, err)
 		}
 		if err == nil {
-			r.markVerified(ctx, name, info.Stamp)
+			r.MarkVerified(ctx, name, info.Stamp)
 		}
 		return info.Stamp, err
 	})
@@ -116,22 +116,22 @@ func (r *Registry) readAgain(ctx context.Context, name blobs.Name, seen blobs.In
 	return nil
 }
 
-// markVerified notes that the bytes are right. If that fails they will be read again: a pull does not fail because the
+// MarkVerified notes that the bytes are right. If that fails they will be read again: a pull does not fail because the
 // database takes no writes.
-func (r *Registry) markVerified(ctx context.Context, name blobs.Name, stamp int64) {
+func (r *Registry) MarkVerified(ctx context.Context, name blobs.Name, stamp int64) {
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(name.Digest, name.Generation, stamp) })
 	if err != nil && !errors.Is(err, db.ErrNotFound) && !errors.Is(err, db.ErrReadOnly) {
 		r.log.Warn("a verified blob could not be noted", "digest", name.Digest, "err", err)
 	}
 }
 
-// hashFile reads a file and compares: ErrDamaged if it does not have its digest or size, another error if it could not
+// HashFile reads a file and compares: ErrDamaged if it does not have its digest or size, another error if it could not
 // be read. wait, if not nil, is called after each piece with its size. info is of before the reading.
-func (r *Registry) hashFile(ctx context.Context, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
-	return hashStored(ctx, r.blobs, name, size, wait)
+func (r *Registry) HashFile(ctx context.Context, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
+	return HashStored(ctx, r.blobs, name, size, wait)
 }
 
-func hashStored(ctx context.Context, store blobs.Store, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
+func HashStored(ctx context.Context, store blobs.Store, name blobs.Name, size int64, wait func(n int) error) (info blobs.Info, err error) {
 	f, info, err := store.Open(ctx, name)
 	if err != nil {
 		return info, err
@@ -209,7 +209,7 @@ func (f *checkedFile) Read(p []byte) (int, error) {
 	switch {
 	case f.hashed == f.size && digest.NewDigest(f.name.Digest.Algorithm(), f.hash) == f.name.Digest:
 		f.trusted = true
-		f.r.markVerified(f.ctx, f.name, f.info.Stamp)
+		f.r.MarkVerified(f.ctx, f.name, f.info.Stamp)
 	case f.hashed >= f.size || err == io.EOF:
 		f.err = f.r.quarantine(f.ctx, f.name, ErrDamaged)
 		return 0, f.err

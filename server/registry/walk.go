@@ -16,8 +16,8 @@ import (
 // walkPage is how many are asked for at a time.
 const walkPage = 500
 
-// eachStored calls fn for every blob that a database has, several at a time, until one fails; it returns that error.
-func eachStored(ctx context.Context, d *db.DB, parallel int, fn func(context.Context, db.StoredBlob) error) error {
+// EachStored calls fn for every blob that a database has, several at a time, until one fails; it returns that error.
+func EachStored(ctx context.Context, d *db.DB, parallel int, fn func(context.Context, db.StoredBlob) error) error {
 	work := make(chan db.StoredBlob)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -58,21 +58,21 @@ func sendStored(ctx context.Context, d *db.DB, work chan<- db.StoredBlob) error 
 	}
 }
 
-// orphan is a file that no row names.
-type orphan struct {
+// Orphan is a file that no row names.
+type Orphan struct {
 	blobs.Name
 	blobs.Info
 }
 
-// isAhead says whether the clock was ahead when a file was written.
-func isAhead(info blobs.Info) bool { return db.IsAhead(info.Changed, time.Now()) }
+// IsAhead says whether the clock was ahead when a file was written.
+func IsAhead(info blobs.Info) bool { return db.IsAhead(info.Changed, time.Now()) }
 
-// orphans calls fn for files that no row of a database names and that last changed before a time or are ahead, beginning with those
+// Orphans calls fn for files that no row of a database names and that last changed before a time or are ahead, beginning with those
 // of from as Store.Names does, and seen for every file, until one of them fails. next is where to go on then: what came
 // before it has been looked at.
-func orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Digest, before time.Time, seen func() error, fn func(orphan) error) (next digest.Digest, err error) {
+func Orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Digest, before time.Time, seen func() error, fn func(Orphan) error) (next digest.Digest, err error) {
 	next = from
-	var page []orphan
+	var page []Orphan
 	flush := func() error {
 		found, err := withoutRow(ctx, rows, page)
 		for _, o := range found {
@@ -90,10 +90,10 @@ func orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Di
 		if err := seen(); err != nil {
 			return err
 		}
-		if !info.Changed.Before(before) && !isAhead(info) {
+		if !info.Changed.Before(before) && !IsAhead(info) {
 			return nil
 		}
-		if page = append(page, orphan{name, info}); len(page) < walkPage {
+		if page = append(page, Orphan{name, info}); len(page) < walkPage {
 			return nil
 		}
 		return flush()
@@ -105,7 +105,7 @@ func orphans(ctx context.Context, store blobs.Store, rows *db.DB, from digest.Di
 }
 
 // withoutRow returns those of a page that no row names.
-func withoutRow(ctx context.Context, rows *db.DB, page []orphan) (found []orphan, err error) {
+func withoutRow(ctx context.Context, rows *db.DB, page []Orphan) (found []Orphan, err error) {
 	err = rows.View(ctx, func(tx *db.Tx) error {
 		for _, o := range page {
 			stored, err := tx.IsStored(o.Digest, o.Generation)

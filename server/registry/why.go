@@ -65,7 +65,7 @@ func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt Col
 }
 
 func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *Why) error {
-	cut := r.cutoff(tx.Now, opt.Grace)
+	cut := r.Cutoff(tx.Now, opt.Grace)
 	untagged := max(opt.UntaggedAfter, opt.Grace)
 	holders, err := tx.Holders(m.ID, cut, maxHolders)
 	if err != nil {
@@ -94,7 +94,7 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *
 	} else if alive && !w.Held {
 		w.Holds = append(w.Holds, Hold{Kind: "upload", Repository: holders[0].Repository})
 	}
-	dangling, err := tx.Dangling(m.ID, r.cutoff(tx.Now.Add(opt.Grace+time.Hour), opt.Grace))
+	dangling, err := tx.Dangling(m.ID, r.Cutoff(tx.Now.Add(opt.Grace+time.Hour), opt.Grace))
 	switch {
 	case err != nil || w.Held:
 		w.Since = time.Time{}
@@ -120,7 +120,7 @@ func (r *Registry) WhyBlob(ctx context.Context, d digest.Digest, opt CollectOpti
 }
 
 func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt CollectOptions, w *Why) error {
-	holders, err := tx.BlobHolders(b.ID, r.cutoff(tx.Now, opt.Grace), maxHolds)
+	holders, err := tx.BlobHolders(b.ID, r.Cutoff(tx.Now, opt.Grace), maxHolds)
 	if err != nil {
 		return err
 	}
