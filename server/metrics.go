@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"registry/server/gc"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -130,7 +132,7 @@ func (c contents) Collect(ch chan<- prometheus.Metric) {
 
 // collections are of all processes: the database remembers them.
 func (c contents) collections(ctx context.Context, ch chan<- prometheus.Metric) {
-	all, err := c.s.registry.Collections(ctx)
+	all, err := gc.Collections(ctx, c.s.registry)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descRuns, err)
 		return

@@ -14,6 +14,8 @@ import (
 	"registry/db/dbtest"
 	"registry/server"
 	"registry/server/auth"
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/mirror"
 	"registry/server/registry"
 
@@ -379,7 +381,7 @@ func TestMirrorCollect(t *testing.T) {
 	for range 10 {
 		m.pass(24 * time.Hour)
 		m.pull(path(pulled), pulled)
-		if _, err := m.registry.Collect(t.Context(), registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 7 * 24 * time.Hour}); err != nil {
+		if _, err := gc.Collect(t.Context(), m.registry, gc.Options{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 7 * 24 * time.Hour}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -467,7 +469,7 @@ func TestMirrorEvict(t *testing.T) {
 	}
 	m.pass(2 * time.Hour)
 	m.pull("/v2/up.example/a/manifests/"+digest.FromString(imageOf(layers[0], "")).String(), imageOf(layers[0], "")) // it is wanted again
-	report, err := m.registry.Evict(t.Context(), 3*size)
+	report, err := gc.Evict(t.Context(), m.registry, 3*size)
 	if err != nil || !report.Complete || report.Blobs != 2 || report.Bytes != 2*size {
 		t.Error(report, err)
 	}
@@ -480,7 +482,7 @@ func TestMirrorEvict(t *testing.T) {
 	}
 	o.turn(nil)
 	m.pass(time.Hour)
-	if report, err = m.registry.Evict(t.Context(), 1); err != nil || !report.Complete {
+	if report, err = gc.Evict(t.Context(), m.registry, 1); err != nil || !report.Complete {
 		t.Error(report, err)
 	}
 	m.pull("/v2/mine/blobs/"+digest.FromString(shared).String(), shared)
@@ -488,7 +490,7 @@ func TestMirrorEvict(t *testing.T) {
 	// What was evicted comes back.
 	m.pull("/v2/up.example/a/manifests/v1", imageOf(layers[1], ""))
 	m.pull("/v2/up.example/a/blobs/"+digest.FromString(layers[1]).String(), layers[1])
-	checked, err := m.registry.Check(t.Context(), registry.CheckOptions{ReadData: true, Found: func(f registry.Finding) { t.Error(f) }})
+	checked, err := check.Run(t.Context(), m.registry, check.Options{ReadData: true, Found: func(f check.Finding) { t.Error(f) }})
 	if err != nil || checked.Findings != 0 {
 		t.Error(checked, err)
 	}

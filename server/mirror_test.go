@@ -22,6 +22,8 @@ import (
 	"registry/blobs"
 	"registry/db/dbtest"
 	"registry/server"
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/mirror"
 	"registry/server/registry"
 
@@ -319,10 +321,10 @@ func TestMirrorSparse(t *testing.T) {
 	}
 	// Collection takes nothing of it, and check finds nothing missing.
 	m.pass(48 * time.Hour)
-	if _, err := m.registry.Collect(t.Context(), registry.CollectOptions{Grace: 24 * time.Hour}); err != nil {
+	if _, err := gc.Collect(t.Context(), m.registry, gc.Options{Grace: 24 * time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	report, err := m.registry.Check(t.Context(), registry.CheckOptions{Found: func(f registry.Finding) { t.Error(f) }})
+	report, err := check.Run(t.Context(), m.registry, check.Options{Found: func(f check.Finding) { t.Error(f) }})
 	if err != nil || report.Findings != 0 {
 		t.Error(report, err)
 	}

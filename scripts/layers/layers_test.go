@@ -14,7 +14,8 @@ import (
 var layers = [][]string{
 	{"registry/db", "registry/blobs", "registry/server/match"},
 	{"registry/server/registry", "registry/server/remote"},
-	{"registry/server/auth", "registry/server/mirror", "registry/server/bundle", "registry/server/takeover",
+	{"registry/server/gc", "registry/server/check"},
+	{"registry/server/auth", "registry/server/backup", "registry/server/mirror", "registry/server/bundle", "registry/server/takeover",
 		"registry/server/certs", "registry/server/clientfile"},
 	{"registry/server/admin", "registry/server/doctor", "registry/server/syncer"},
 	{"registry/server"},
@@ -31,9 +32,9 @@ var bans = []struct {
 	except              []string
 	reason              string
 }{
-	{"registry/server/", "registry/db", []string{"registry/server/registry", "registry/server/auth"},
+	{"registry/server/", "registry/db", []string{"registry/server/registry", "registry/server/auth", "registry/server/gc", "registry/server/check", "registry/server/backup"},
 		"bytes and rows are kept in step in one place; whoever asks the database alone sees what has no right to be seen"},
-	{"registry/server/", "registry/blobs", []string{"registry/server/registry"},
+	{"registry/server/", "registry/blobs", []string{"registry/server/registry", "registry/server/gc", "registry/server/check", "registry/server/backup"},
 		"a blob is read through a repository that has it, and package registry checks that"},
 	{"registry/", "oras.land/oras-go/v2/registry/remote/auth", []string{"registry/server/mirror", "registry/server/remote"},
 		"two clients ask other registries, and look where their credentials go"},
@@ -41,6 +42,9 @@ var bans = []struct {
 	{"registry/server/takeover", "net/http", nil, "a directory is taken over without a server; whom it is compared with is the caller's business"},
 	{"registry/server/auth", "net/http", nil, "who may do what is a question of the command line, too"},
 	{"registry/server/bundle", "net/http", nil, "bundles are for where there is no network"},
+	{"registry/server/gc", "net/http", nil, "maintenance works without HTTP"},
+	{"registry/server/check", "net/http", nil, "maintenance works without HTTP"},
+	{"registry/server/backup", "net/http", nil, "maintenance works without HTTP"},
 	{"registry/server/registry", "net/http", nil, "the registry works without HTTP: command line, mirror and bundles are callers too"},
 	{"registry/db", "net/http", nil, "the database knows no protocol"},
 	{"registry/blobs", "net/http", nil, "a directory knows no protocol"},

@@ -13,6 +13,7 @@ import (
 	"registry/db"
 	"registry/db/dbtest"
 	"registry/server"
+	"registry/server/gc"
 	"registry/server/registry"
 )
 
@@ -20,7 +21,7 @@ import (
 // no flag of serve allows to be without a grace; the race detector, if it is on, sees it too.
 func TestCollectionInsideServer(t *testing.T) {
 	soak(t, 10*time.Second, 0, (*rig).startInside, func(r *rig) (collected, error) {
-		report, err := r.registry.Collect(r.t.Context(), registry.CollectOptions{Force: true, Untagged: true, UndoWindow: -1})
+		report, err := gc.Collect(r.t.Context(), r.registry, gc.Options{Force: true, Untagged: true, UndoWindow: -1})
 		return collected{report.Manifests, report.Blobs, report.Bytes}, err
 	})
 }

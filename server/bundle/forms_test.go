@@ -20,6 +20,7 @@ import (
 
 	"registry/db/dbtest"
 	"registry/server/bundle"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/google/go-cmp/cmp"
@@ -306,7 +307,7 @@ func TestCollectionBeside(t *testing.T) {
 	collect := func(bundle.ImportReport) {
 		late.Add(int64(40 * time.Minute))
 		time.Sleep(100 * time.Millisecond) // for a beat
-		must[registry.CollectReport](t)(there.Collect(context.Background(), registry.CollectOptions{Grace: time.Hour}))
+		must[gc.Report](t)(gc.Collect(context.Background(), there.Registry, gc.Options{Grace: time.Hour}))
 	}
 	opt := bundle.ImportOptions{Progress: collect, Beat: time.Millisecond}
 	must[bundle.ImportReport](t)(bundle.Import(t.Context(), there.Registry, []string{path}, opt))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"registry/server/backup"
 	"registry/server/registry"
 )
 
@@ -29,7 +30,7 @@ func (p *Program) backup(ctx context.Context, s *settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 	progress := p.progress()
-	report, err := reg.Backup(ctx, dir, registry.BackupOptions{Copy: s.Bool("copy"), Verify: s.Bool("verify"), Progress: func(r registry.BackupReport) {
+	report, err := backup.Make(ctx, reg, dir, backup.Options{Copy: s.Bool("copy"), Verify: s.Bool("verify"), Progress: func(r backup.Report) {
 		progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes))
 	}})
 	progress.clear()
@@ -45,7 +46,7 @@ func (p *Program) backup(ctx context.Context, s *settings) (err error) {
 	return nil
 }
 
-func (p *Program) printTransfer(s *settings, verb string, r registry.BackupReport) error {
+func (p *Program) printTransfer(s *settings, verb string, r backup.Report) error {
 	if s.Bool("json") {
 		return printJSON(p.Stdout, r)
 	}
@@ -70,8 +71,8 @@ func (p *Program) restore(ctx context.Context, s *settings) error {
 		return err
 	}
 	progress := p.progress()
-	report, retired, err := registry.Restore(ctx, registry.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
-		EndTokens: s.Bool("end-tokens"), Progress: func(r registry.BackupReport) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
+	report, retired, err := backup.Restore(ctx, backup.RestoreOptions{From: dir, DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Replace: s.Bool("force"),
+		EndTokens: s.Bool("end-tokens"), Progress: func(r backup.Report) { progress.show("%d blobs, %s", r.Blobs, humanSize(r.Bytes)) }})
 	progress.clear()
 	p.sayRetired(retired) // also if the new one could not be put in its place
 	if err != nil {
@@ -85,7 +86,7 @@ func (p *Program) restore(ctx context.Context, s *settings) error {
 
 // forceable says how to go on.
 func forceable(err error) error {
-	if errors.Is(err, registry.ErrExists) {
+	if errors.Is(err, backup.ErrExists) {
 		return fmt.Errorf("%w; --force keeps it under another name", err)
 	}
 	return err
@@ -106,7 +107,7 @@ func (p *Program) rebuild(ctx context.Context, s *settings) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	r, retired, err := registry.Rebuild(ctx, registry.RebuildOptions{DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Schema: p.Schema,
+	r, retired, err := backup.Rebuild(ctx, backup.RebuildOptions{DB: at.DB, Blobs: at.Blobs, AllowNetwork: at.AllowNetwork, Schema: p.Schema,
 		Replace: s.Bool("force"), ReadData: s.Bool("read-data"), Log: log})
 	p.sayRetired(retired)
 	if err != nil {
@@ -124,7 +125,7 @@ func (p *Program) rebuild(ctx context.Context, s *settings) error {
 }
 
 // printRights says what was rebuilt of who may do what, and what is in no journal.
-func (p *Program) printRights(r registry.RebuildReport) error {
+func (p *Program) printRights(r backup.RebuildReport) error {
 	_, err := fmt.Fprintf(p.Stdout, "and %d users with %d places in groups, %d grants and %d API tokens, %d immutable rules, %d public repositories\n",
 		r.Policy["user"], r.Policy["member"], r.Policy["grant"], r.Policy["token"], r.Policy["immutable"], r.Policy["public"])
 	for _, lost := range r.Lost {

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"registry/server/registry"
+	"registry/server/gc"
 
 	"github.com/urfave/cli/v2"
 )
@@ -86,7 +86,7 @@ func undoFlag() cli.Flag {
 // collectFlags are those of gc; serve has the same with a prefix.
 func collectFlags(prefix string) []cli.Flag {
 	return []cli.Flag{
-		&cli.DurationFlag{Name: prefix + "grace", EnvVars: env("gc-grace"), Value: registry.DefaultGrace, DefaultText: "24h",
+		&cli.DurationFlag{Name: prefix + "grace", EnvVars: env("gc-grace"), Value: gc.DefaultGrace, DefaultText: "24h",
 			Usage: "leave what a client was told is there for this `TIME`, even if nothing refers to it yet; at least 1h"},
 		&cli.StringFlag{Name: prefix + "untagged-after", EnvVars: env("gc-untagged-after"),
 			Usage: "also remove manifests that no tag, index or subject has held for this `TIME`, such as 168h; off when empty"},

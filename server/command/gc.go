@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"registry/server/gc"
 	"registry/server/registry"
 )
 
@@ -44,10 +45,10 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 		opt.Found = shown.found
 	}
 	progress := p.progress()
-	opt.Progress = func(r registry.CollectReport) {
+	opt.Progress = func(r gc.Report) {
 		progress.show("%s: %d manifests, %d blobs, %s freed", r.Phase, r.Manifests, r.Blobs, humanSize(r.Bytes))
 	}
-	report, err := reg.Collect(ctx, opt)
+	report, err := gc.Collect(ctx, reg, opt)
 	progress.clear()
 	if report.Started.IsZero() {
 		return err // it did not begin
@@ -56,8 +57,8 @@ func (p *Program) gc(ctx context.Context, s *settings) (err error) {
 }
 
 // collectOptions reads the flags of gc, or those of serve that say the same.
-func (s *settings) collectOptions(prefix string) (opt registry.CollectOptions, err error) {
-	opt = registry.CollectOptions{Grace: s.Duration(prefix + "grace"), Force: s.Bool("force"), MaxDuration: s.Duration("max-duration"), DryRun: s.Bool("dry-run")}
+func (s *settings) collectOptions(prefix string) (opt gc.Options, err error) {
+	opt = gc.Options{Grace: s.Duration(prefix + "grace"), Force: s.Bool("force"), MaxDuration: s.Duration("max-duration"), DryRun: s.Bool("dry-run")}
 	if opt.Grace < 0 {
 		return opt, s.badf(prefix+"grace", "%s is negative", opt.Grace)
 	}
@@ -102,7 +103,7 @@ func newGarbageWriter(out io.Writer, asJSON, dry bool) *garbageWriter {
 	return &garbageWriter{out: out, json: asJSON, dry: dry}
 }
 
-func (w *garbageWriter) found(g registry.Garbage) {
+func (w *garbageWriter) found(g gc.Garbage) {
 	if !w.json {
 		what := g.Digest.String()
 		if g.Repository != "" {
@@ -123,7 +124,7 @@ func (w *garbageWriter) found(g registry.Garbage) {
 	fmt.Fprintf(w.out, "%s%s", separator, line)
 }
 
-func (w *garbageWriter) end(r registry.CollectReport) error {
+func (w *garbageWriter) end(r gc.Report) error {
 	if w.json {
 		text, err := json.Marshal(r)
 		if w.n > 0 {
@@ -143,7 +144,7 @@ func (w *garbageWriter) end(r registry.CollectReport) error {
 	return err
 }
 
-func summary(r registry.CollectReport) []string {
+func summary(r gc.Report) []string {
 	parts := []string{fmt.Sprintf("%d blobs (%s)", r.Blobs, humanSize(r.Bytes))}
 	for _, p := range []struct {
 		n    int64

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/registry"
 )
 
@@ -31,9 +33,9 @@ func (p *Program) why(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	var w registry.Why
+	var w gc.Why
 	if notBlob == nil {
-		w, err = reg.WhyBlob(ctx, blob, opt)
+		w, err = gc.WhyBlob(ctx, reg, blob, opt)
 	} else {
 		w, err = whyImage(ctx, reg, what, opt)
 	}
@@ -48,21 +50,21 @@ func (p *Program) why(ctx context.Context, s *settings) (err error) {
 }
 
 // whyImage looks for a manifest first, and then for a blob of the digest, which may be either.
-func whyImage(ctx context.Context, reg *registry.Registry, what pattern, opt registry.CollectOptions) (registry.Why, error) {
+func whyImage(ctx context.Context, reg *registry.Registry, what pattern, opt gc.Options) (gc.Why, error) {
 	repo, ref, err := what.image()
 	if err != nil {
-		return registry.Why{}, err
+		return gc.Why{}, err
 	}
-	w, err := reg.WhyManifest(ctx, repo, ref, opt)
+	w, err := gc.WhyManifest(ctx, reg, repo, ref, opt)
 	if registry.ManifestUnknown.Is(err) && ref.Digest != "" {
 		if _, missing := reg.StatBlob(ctx, repo, ref.Digest); missing == nil {
-			return reg.WhyBlob(ctx, ref.Digest, opt)
+			return gc.WhyBlob(ctx, reg, ref.Digest, opt)
 		}
 	}
 	return w, explain(what, err)
 }
 
-func explainWhy(w registry.Why) string {
+func explainWhy(w gc.Why) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s, %s\n", w.Kind, w.Digest, humanSize(w.Size))
 	if w.Damaged {
@@ -181,7 +183,7 @@ func (p *Program) printUsage(found []registry.Usage, total *registry.TotalUsage)
 
 // check compares the database with what is stored.
 func (p *Program) check(ctx context.Context, s *settings) (err error) {
-	opt := registry.CheckOptions{ReadData: s.Bool("read-data"), SkipVerified: s.Duration("skip-verified"), Parallel: s.Int("parallel"),
+	opt := check.Options{ReadData: s.Bool("read-data"), SkipVerified: s.Duration("skip-verified"), Parallel: s.Int("parallel"),
 		Repair: s.Bool("repair"), MaxDuration: s.Duration("max-duration")}
 	if s.String("rate") != "" {
 		if opt.Rate, err = s.size("rate"); err != nil {
@@ -201,8 +203,8 @@ func (p *Program) check(ctx context.Context, s *settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 	progress := p.progress()
-	var all []registry.Finding
-	opt.Found = func(f registry.Finding) {
+	var all []check.Finding
+	opt.Found = func(f check.Finding) {
 		if s.Bool("json") {
 			all = append(all, f)
 			return
@@ -210,10 +212,10 @@ func (p *Program) check(ctx context.Context, s *settings) (err error) {
 		progress.clear()
 		fmt.Fprintln(p.Stdout, findingLine(f))
 	}
-	opt.Progress = func(r registry.CheckReport) {
+	opt.Progress = func(r check.Report) {
 		progress.show("%d manifests, %d blobs, %s read, %d findings", r.Manifests, r.Blobs, humanSize(r.BytesRead), r.Findings)
 	}
-	report, err := reg.Check(ctx, opt)
+	report, err := check.Run(ctx, reg, opt)
 	progress.clear()
 	if err != nil {
 		return err
@@ -233,7 +235,7 @@ func (p *Program) check(ctx context.Context, s *settings) (err error) {
 	return err
 }
 
-func findingLine(f registry.Finding) string {
+func findingLine(f check.Finding) string {
 	what := f.Digest.String()
 	if f.Repository != "" {
 		what = string(f.Repository) + "@" + what

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/robfig/cron/v3"
@@ -85,7 +87,7 @@ func (s *settings) jobs(undo time.Duration) (jobs []job, err error) {
 			return nil, s.badf("gc-grace", "%s is under an hour: pushes under way would fail", opt.Grace)
 		}
 		j.run = func(ctx context.Context, log *slog.Logger, reg *registry.Registry) error {
-			report, err := reg.Collect(ctx, opt)
+			report, err := gc.Collect(ctx, reg, opt)
 			log.Info("collected", "blobs", report.Blobs, "bytes", report.Bytes, "manifests", report.Manifests, "files", report.Files, "took", report.Took)
 			return err
 		}
@@ -110,7 +112,7 @@ func (s *settings) jobs(undo time.Duration) (jobs []job, err error) {
 
 // scrub reads everything. Damaged blobs are told from then on to be missing, so that pushes heal them.
 func scrub(ctx context.Context, log *slog.Logger, reg *registry.Registry, rate int64) error {
-	report, err := reg.Check(ctx, registry.CheckOptions{ReadData: true, Rate: rate, Parallel: 1, Repair: true, Found: func(f registry.Finding) {
+	report, err := check.Run(ctx, reg, check.Options{ReadData: true, Rate: rate, Parallel: 1, Repair: true, Found: func(f check.Finding) {
 		log.Error("found", "kind", f.Kind, "repository", f.Repository, "digest", f.Digest, "detail", f.Detail, "tags", f.Tags)
 	}})
 	log.Info("checked", "blobs", report.Blobs, "bytes", report.BytesRead, "findings", report.Findings, "took", report.Took)

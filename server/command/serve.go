@@ -119,7 +119,7 @@ func (p *Program) serve(ctx context.Context, s *settings) (err error) {
 	}
 	defer func() { // what the last requests changed
 		reg.SettleUploads(context.WithoutCancel(ctx))
-		if err := reg.ExportJournal(context.WithoutCancel(ctx)); err != nil {
+		if err := reg.ExportJournal(context.WithoutCancel(ctx), 0); err != nil {
 			log.Warn("the journal beside the blobs is behind", "err", err)
 		}
 	}()

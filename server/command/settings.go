@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"registry/server/registry"
+	"registry/server/backup"
 
 	"github.com/dustin/go-humanize"
 	"github.com/joho/godotenv"
@@ -242,7 +242,7 @@ func blobsPath(text, db string) (string, error) {
 	case text != "":
 		return text, nil
 	}
-	dir, err := registry.BlobsOf(db)
+	dir, err := backup.BlobsOf(db)
 	if err != nil {
 		return "", fmt.Errorf("is needed: %w", err)
 	}

@@ -28,6 +28,7 @@ import (
 	"registry/server"
 	"registry/server/auth"
 	"registry/server/doctor"
+	"registry/server/gc"
 	"registry/server/registry"
 	"registry/server/remote"
 )
@@ -458,7 +459,7 @@ func TestLeavesNothing(t *testing.T) {
 	if found := bad(examine(t, httptest.NewServer(s.Handler()), false)); len(found) > 0 {
 		t.Fatalf("%+v", found)
 	}
-	if _, err := reg.Collect(t.Context(), registry.CollectOptions{Force: true, UndoWindow: 24 * time.Hour}); err != nil {
+	if _, err := gc.Collect(t.Context(), reg, gc.Options{Force: true, UndoWindow: 24 * time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	var left int64

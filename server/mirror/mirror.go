@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -403,7 +404,7 @@ func (m *Mirror) keepSmall() {
 
 // Evict removes copies until they take no more than they may.
 func (m *Mirror) Evict(ctx context.Context) {
-	report, err := m.registry.Evict(ctx, m.cfg.CacheMax)
+	report, err := gc.Evict(ctx, m.registry, m.cfg.CacheMax)
 	switch {
 	case errors.Is(err, registry.ErrLocked):
 		m.wantEviction() // later

@@ -17,6 +17,8 @@ import (
 	"registry/blobs/blobtest"
 	"registry/db"
 	"registry/db/dbtest"
+	"registry/server/backup"
+	"registry/server/check"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -46,7 +48,7 @@ func openAt(t *testing.T, database, root string) *fixture {
 // wantWhole checks everything.
 func (f *fixture) wantWhole() {
 	f.t.Helper()
-	_, err := f.Check(context.Background(), registry.CheckOptions{ReadData: true, Found: func(x registry.Finding) { f.t.Errorf("%+v", x) }})
+	_, err := check.Run(context.Background(), f.Registry, check.Options{ReadData: true, Found: func(x check.Finding) { f.t.Errorf("%+v", x) }})
 	if err != nil {
 		f.t.Error(err)
 	}
@@ -73,16 +75,16 @@ func TestBackupAndRestore(t *testing.T) {
 	f.put("a", "v1", image(f.blob("a", "config 1"), f.blob("a", "shared")))
 	f.put("b", "v1", image(f.blob("b", "config 2"), f.blob("b", "shared")))
 	dir := filepath.Join(t.TempDir(), "backup")
-	backup := func(opt registry.BackupOptions) registry.BackupReport {
+	renew := func(opt backup.Options) backup.Report {
 		t.Helper()
-		r, err := f.Backup(t.Context(), dir, opt)
+		r, err := backup.Make(t.Context(), f.Registry, dir, opt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.Took = 0
 		return r
 	}
-	if r := backup(registry.BackupOptions{}); r.Linked != 3 || r.Blobs != 3 || r.Bytes != 22 {
+	if r := renew(backup.Options{}); r.Linked != 3 || r.Blobs != 3 || r.Bytes != 22 {
 		t.Errorf("%+v", r)
 	}
 	f.put("a", "v2", image(f.blob("a", "config 3"), f.blob("a", "shared"))) // shared has another file now
@@ -91,10 +93,10 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	f.pass(time.Hour)
 	f.collect(thorough)
-	if r := backup(registry.BackupOptions{Copy: true, Verify: true}); r.Copied != 2 || r.Removed != 2 || r.Blobs != 3 {
+	if r := renew(backup.Options{Copy: true, Verify: true}); r.Copied != 2 || r.Removed != 2 || r.Blobs != 3 {
 		t.Errorf("%+v", r)
 	}
-	if r := backup(registry.BackupOptions{}); r.Copied+r.Linked+r.Removed != 0 {
+	if r := renew(backup.Options{}); r.Copied+r.Linked+r.Removed != 0 {
 		t.Errorf("the same again: %+v", r)
 	}
 	// The backup can be served as it is.
@@ -105,18 +107,18 @@ func TestBackupAndRestore(t *testing.T) {
 	served.wantWhole()
 	served.close()
 	target := filepath.Join(t.TempDir(), "missing", "target")
-	opt := registry.RestoreOptions{From: dir, DB: filepath.Join(target, "reg.db"), Blobs: filepath.Join(target, "blobs")}
-	if r, retired, err := registry.Restore(t.Context(), opt); err != nil || retired != "" || r.Blobs != 3 {
+	opt := backup.RestoreOptions{From: dir, DB: filepath.Join(target, "reg.db"), Blobs: filepath.Join(target, "blobs")}
+	if r, retired, err := backup.Restore(t.Context(), opt); err != nil || retired != "" || r.Blobs != 3 {
 		t.Fatal(r, retired, err)
 	}
-	if _, _, err := registry.Restore(t.Context(), opt); !errors.Is(err, registry.ErrExists) {
+	if _, _, err := backup.Restore(t.Context(), opt); !errors.Is(err, backup.ErrExists) {
 		t.Error("an existing database:", err)
 	}
 	restored := openAt(t, opt.DB, opt.Blobs)
 	restored.pull("a", "v1", "config 1", "shared")
 	restored.wantWhole()
 	opt.Replace = true
-	if _, _, err := registry.Restore(t.Context(), opt); !errors.Is(err, db.ErrInUse) {
+	if _, _, err := backup.Restore(t.Context(), opt); !errors.Is(err, db.ErrInUse) {
 		t.Error("a database in use:", err)
 	}
 	restored.put("a", "v3", image(restored.blob("a", "config 4")))
@@ -129,14 +131,14 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := os.WriteFile(path, []byte("cOnfig 1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := registry.Restore(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "nothing was replaced") {
+	if _, _, err := backup.Restore(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "nothing was replaced") {
 		t.Error(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(target, "*restor*")); len(left) != 0 {
 		t.Error("left behind:", left)
 	}
-	backup(registry.BackupOptions{Verify: true}) // heals the backup
-	_, retired, err := registry.Restore(t.Context(), opt)
+	renew(backup.Options{Verify: true}) // heals the backup
+	_, retired, err := backup.Restore(t.Context(), opt)
 	if err != nil || retired == "" {
 		t.Fatal(retired, err)
 	}
@@ -158,12 +160,12 @@ func TestBackupOfDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	r, err := f.Backup(t.Context(), dir, registry.BackupOptions{})
+	r, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{})
 	if err != nil || !slices.Equal(r.Damaged, []digest.Digest{d}) {
 		t.Fatal(r, err)
 	}
-	target := registry.RestoreOptions{From: dir, DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: filepath.Join(t.TempDir(), "blobs")}
-	if _, _, err := registry.Restore(t.Context(), target); err != nil {
+	target := backup.RestoreOptions{From: dir, DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: filepath.Join(t.TempDir(), "blobs")}
+	if _, _, err := backup.Restore(t.Context(), target); err != nil {
 		t.Fatal(err)
 	}
 	restored := openAt(t, target.DB, target.Blobs)
@@ -191,7 +193,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for range 5 {
-		if r, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil || len(r.Damaged) != 0 {
+		if r, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil || len(r.Damaged) != 0 {
 			t.Fatal(r, err)
 		}
 		b := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
@@ -209,26 +211,26 @@ func TestRebuild(t *testing.T) {
 	arm := f.put("a/b", "", image(f.blob("a/b", "arm")))
 	f.put("a/b", "multi", index(amd, arm))
 	f.put("a/b", "gone", image(f.blob("a/b", "gone")))
-	if err := f.ExportJournal(t.Context()); err != nil { // the whole, and from now on what changes
+	if err := f.ExportJournal(t.Context(), 0); err != nil { // the whole, and from now on what changes
 		t.Fatal(err)
 	}
 	f.put("a/b", "", artifact(f.blob("a/b", "signature"), &amd))
 	f.put("c", "v1", image(f.blob("c", "shared")))
 	f.put("c", "v1", image(f.blob("c", "second")))
 	f.put("c", "v2", image(f.blob("c", "deleted")))
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	moved, err := f.StatManifest(t.Context(), "c", tag("v2"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.DeleteTag(t.Context(), "a/b", "gone"), f.DeleteManifest(t.Context(), "c", moved.Digest), f.ExportJournal(t.Context())); err != nil {
+	if err := errors.Join(f.DeleteTag(t.Context(), "a/b", "gone"), f.DeleteManifest(t.Context(), "c", moved.Digest), f.ExportJournal(t.Context(), 0)); err != nil {
 		t.Fatal(err)
 	}
 	before := f.everything()
-	opt := registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "missing", "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
-	r, retired, err := registry.Rebuild(t.Context(), opt)
+	opt := backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "missing", "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
+	r, retired, err := backup.Rebuild(t.Context(), opt)
 	if err != nil || retired != "" || r.Broken+r.LostTags+r.Damaged != 0 || r.Blobs != 7 {
 		t.Fatal(r, retired, err)
 	}
@@ -253,11 +255,11 @@ func TestRebuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := registry.Rebuild(t.Context(), opt); !errors.Is(err, registry.ErrExists) {
+	if _, _, err := backup.Rebuild(t.Context(), opt); !errors.Is(err, backup.ErrExists) {
 		t.Error(err)
 	}
 	opt.Replace, opt.ReadData = true, true
-	r, retired, err = registry.Rebuild(t.Context(), opt)
+	r, retired, err = backup.Rebuild(t.Context(), opt)
 	if err != nil || retired == "" || r.Broken != 1 || r.Damaged != 1 {
 		t.Error(r, retired, err)
 	}
@@ -311,18 +313,18 @@ func TestJournalIsWrittenAnew(t *testing.T) {
 		"other": func() error { return os.WriteFile(journal, []byte("00000000 {}\n"), 0o600) },
 		"none":  func() error { return nil },
 	} {
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 		if err := harm(); err != nil {
 			t.Fatal(err)
 		}
 		f.put("a", "v2", image(f.blob("a", name)))
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
-		opt := registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
-		if _, _, err := registry.Rebuild(t.Context(), opt); err != nil {
+		opt := backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
+		if _, _, err := backup.Rebuild(t.Context(), opt); err != nil {
 			t.Fatal(err)
 		}
 		b := openAt(t, opt.DB, f.root)
@@ -341,7 +343,7 @@ func TestJournalOfManyExporters(t *testing.T) {
 		other := registry.New(registry.Config{DB: f.db, Blobs: f.store})
 		exporters.Go(func() {
 			for ctx.Err() == nil {
-				if err := other.ExportJournal(context.Background()); err != nil {
+				if err := other.ExportJournal(context.Background(), 0); err != nil {
 					t.Error(err)
 				}
 				if time.Now().UnixNano()%5 == 0 {
@@ -356,11 +358,11 @@ func TestJournalOfManyExporters(t *testing.T) {
 	stop()
 	exporters.Wait()
 	f.put("a", "last", image(f.blob("a", "last")))
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	opt := registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
-	if _, _, err := registry.Rebuild(t.Context(), opt); err != nil {
+	opt := backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)}
+	if _, _, err := backup.Rebuild(t.Context(), opt); err != nil {
 		t.Fatal(err)
 	}
 	if before, after := f.everything(), openAt(t, opt.DB, f.root).everything(); !slices.Equal(before, after) {
@@ -375,21 +377,21 @@ func TestBackupAgainAfterDamage(t *testing.T) {
 			f := newFixture(t)
 			f.put("a", "v1", image(f.blob("a", "config")))
 			dir := filepath.Join(t.TempDir(), "backup")
-			backup := func() registry.BackupReport {
-				r, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: copied})
+			renew := func() backup.Report {
+				r, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{Copy: copied})
 				if err != nil {
 					t.Fatal(err)
 				}
 				return r
 			}
-			backup()
+			renew()
 			if err := damages["flip"](f.path(digest.FromString("config")), ""); err != nil {
 				t.Fatal(err)
 			}
 			if found {
 				f.wantGone("a", "config")
 			}
-			r := backup()
+			r := renew()
 			b := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
 			if got, err := b.read("a", digest.FromString("config")); err == nil && got != "config" {
 				t.Errorf("copied %v, found %v: served %q", copied, found, got)
@@ -406,11 +408,11 @@ func TestBackupBrokenOff(t *testing.T) {
 	f.put("a", "v1", image(f.blob("a", "config")))
 	f.blob("a", strings.Repeat("large", 8<<20))
 	dir := filepath.Join(t.TempDir(), "backup")
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{Copy: true}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{Copy: true}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, err := f.Backup(ctx, dir, registry.BackupOptions{Copy: true, Verify: true, Progress: func(registry.BackupReport) { cancel() }}); err == nil {
+	if _, err := backup.Make(ctx, f.Registry, dir, backup.Options{Copy: true, Verify: true, Progress: func(backup.Report) { cancel() }}); err == nil {
 		t.Error("not broken off")
 	}
 	openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs")).wantWhole()
@@ -431,7 +433,7 @@ func TestBackupOntoItself(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, dir := range []string{filepath.Dir(f.root), link, filepath.Dir(f.file)} {
-				if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{Progress: func(registry.BackupReport) {
+				if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{Progress: func(backup.Report) {
 					f.put("a", "v2", image(f.blob("a", "config 2")))
 				}}); err == nil || !strings.Contains(err.Error(), "a backup needs a directory of its own") {
 					t.Errorf("%s: %v", dir, err)
@@ -450,16 +452,16 @@ func TestRestoreOntoItself(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config 1")))
 	dir := filepath.Join(t.TempDir(), "backup")
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	elsewhere := t.TempDir()
-	for _, opt := range []registry.RestoreOptions{
+	for _, opt := range []backup.RestoreOptions{
 		{DB: filepath.Join(dir, "reg.db"), Blobs: filepath.Join(elsewhere, "blobs")},
 		{DB: filepath.Join(elsewhere, "reg.db"), Blobs: filepath.Join(dir, "blobs")},
 	} {
 		opt.From, opt.Replace = dir, true
-		if _, _, err := registry.Restore(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "it can be served as it is") {
+		if _, _, err := backup.Restore(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "it can be served as it is") {
 			t.Error(err)
 		}
 	}
@@ -471,19 +473,19 @@ func TestRestoreMakesTheDirectory(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config 1")))
 	dir, at := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "new", "place")
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	opt := registry.RestoreOptions{From: dir, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "reg.db-blobs")}
+	opt := backup.RestoreOptions{From: dir, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "reg.db-blobs")}
 	missing := opt
 	missing.From = filepath.Join(dir, "missing")
-	if _, _, err := registry.Restore(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := backup.Restore(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(at); err == nil {
 		t.Error("made for a backup that is not there")
 	}
-	if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+	if _, _, err := backup.Restore(t.Context(), opt); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(at); err != nil || info.Mode().Perm() != 0o700 {
@@ -497,7 +499,7 @@ func TestBackupLosesTheLock(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config 1")))
 	dir := filepath.Join(t.TempDir(), "backup")
-	_, err := f.Backup(t.Context(), dir, registry.BackupOptions{Progress: func(registry.BackupReport) {
+	_, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{Progress: func(backup.Report) {
 		err := f.db.Update(context.Background(), func(tx *db.Tx) error {
 			if err := tx.DropLocks(); err != nil {
 				return err
@@ -520,7 +522,7 @@ func TestRestoreOfAServedBackup(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config 1")))
 	dir := filepath.Join(t.TempDir(), "backup")
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	served := openAt(t, filepath.Join(dir, "reg.db"), filepath.Join(dir, "blobs"))
@@ -531,8 +533,8 @@ func TestRestoreOfAServedBackup(t *testing.T) {
 	}
 	restore := func(from string) (*fixture, error) {
 		at := t.TempDir()
-		opt := registry.RestoreOptions{From: from, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "blobs")}
-		if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+		opt := backup.RestoreOptions{From: from, DB: filepath.Join(at, "reg.db"), Blobs: filepath.Join(at, "blobs")}
+		if _, _, err := backup.Restore(t.Context(), opt); err != nil {
 			return nil, err
 		}
 		return openAt(t, opt.DB, opt.Blobs), nil
@@ -561,14 +563,14 @@ func TestRestoreEndsTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	backup := filepath.Join(t.TempDir(), "backup")
-	if _, err := f.Backup(t.Context(), backup, registry.BackupOptions{}); err != nil {
+	from := filepath.Join(t.TempDir(), "backup")
+	if _, err := backup.Make(t.Context(), f.Registry, from, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, end := range []bool{false, true} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "reg.db")
-		report, _, err := registry.Restore(t.Context(), registry.RestoreOptions{From: backup, DB: path, Blobs: filepath.Join(dir, "blobs"), EndTokens: end})
+		report, _, err := backup.Restore(t.Context(), backup.RestoreOptions{From: from, DB: path, Blobs: filepath.Join(dir, "blobs"), EndTokens: end})
 		if err != nil || (report.Tokens == 2) == end {
 			t.Errorf("%v: %+v, %v", end, report, err)
 		}
@@ -584,7 +586,7 @@ func TestRestoreEndsTokens(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		rebuild, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: filepath.Join(dir, "rebuilt.db"), Blobs: filepath.Join(dir, "blobs"), Schema: dbtest.Schema(t)})
+		rebuild, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: filepath.Join(dir, "rebuilt.db"), Blobs: filepath.Join(dir, "blobs"), Schema: dbtest.Schema(t)})
 		if err != nil || (rebuild.Policy["token"] == 0) != end {
 			t.Errorf("%v: the journal: %+v, %v", end, rebuild, err)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"registry/db"
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -28,7 +30,7 @@ func (f *fixture) ahead(do func()) {
 // by the right clock: the wrong one may have been put right a moment ago.
 func TestCollectAfterAWrongClock(t *testing.T) {
 	f := newFixture(t, noUndo)
-	opt := registry.CollectOptions{Grace: 2 * time.Hour, Untagged: true, UntaggedAfter: 2 * time.Hour}
+	opt := gc.Options{Grace: 2 * time.Hour, Untagged: true, UntaggedAfter: 2 * time.Hour}
 	var blob, mounted, untagged, dangling digest.Digest
 	f.ahead(func() {
 		blob, mounted = f.blob("a", "loose").Digest, f.blob("a", "mounted").Digest
@@ -103,7 +105,7 @@ func TestUndeleteAfterAWrongClock(t *testing.T) {
 			}
 		})
 		if collected {
-			f.collect(registry.CollectOptions{Grace: 2 * time.Hour, UndoWindow: 24 * time.Hour})
+			f.collect(gc.Options{Grace: 2 * time.Hour, UndoWindow: 24 * time.Hour})
 		}
 		for tag, d := range map[registry.Tag]digest.Digest{"v1": v1, "v2": v2} {
 			back, err := f.Undelete(t.Context(), "a", d)
@@ -120,7 +122,7 @@ func TestUndeleteAfterAWrongClock(t *testing.T) {
 		}
 	})
 	for range 2 {
-		f.collect(registry.CollectOptions{Grace: 2 * time.Hour, UndoWindow: 24 * time.Hour})
+		f.collect(gc.Options{Grace: 2 * time.Hour, UndoWindow: 24 * time.Hour})
 		f.pass(25 * time.Hour)
 	}
 	if _, err := f.Undelete(t.Context(), "a", d); !registry.ManifestUnknown.Is(err) {
@@ -132,7 +134,7 @@ func TestUndeleteAfterAWrongClock(t *testing.T) {
 func TestScrubAfterAWrongClock(t *testing.T) {
 	f := newFixture(t)
 	f.ahead(func() { f.blob("a", "content") })
-	report, err := f.Check(t.Context(), registry.CheckOptions{ReadData: true, SkipVerified: time.Hour})
+	report, err := check.Run(t.Context(), f.Registry, check.Options{ReadData: true, SkipVerified: time.Hour})
 	if err != nil || report.Read != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}
@@ -162,7 +164,7 @@ func TestLocksAfterAWrongClock(t *testing.T) {
 		f.pass(-off)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := f.Collect(ctx, thorough); !errors.Is(err, context.Canceled) { // it looks once
+		if _, err := gc.Collect(ctx, f.Registry, thorough); !errors.Is(err, context.Canceled) { // it looks once
 			t.Error(off, err)
 		}
 		f.pass(time.Minute)
@@ -170,7 +172,7 @@ func TestLocksAfterAWrongClock(t *testing.T) {
 		if err := f.db.Update(t.Context(), beat); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Collect(ctx, thorough); !errors.Is(err, context.Canceled) {
+		if _, err := gc.Collect(ctx, f.Registry, thorough); !errors.Is(err, context.Canceled) {
 			t.Error(off, "taken from a holder who lives:", err)
 		}
 		f.pass(time.Minute)
@@ -189,7 +191,7 @@ func TestJournalAfterAWrongClock(t *testing.T) {
 		}
 	})
 	for range 2 {
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 		f.pass(time.Minute)
@@ -207,10 +209,10 @@ func TestOrphanAfterAWrongClock(t *testing.T) {
 	if err := os.Chtimes(path, time.Now(), time.Now().Add(wrong)); err != nil {
 		t.Fatal(err)
 	}
-	f.collect(registry.CollectOptions{Grace: time.Hour})
+	f.collect(gc.Options{Grace: time.Hour})
 	f.wantFiles(1, 0)
 	f.pass(2 * time.Hour)
-	f.collect(registry.CollectOptions{Grace: time.Hour})
+	f.collect(gc.Options{Grace: time.Hour})
 	f.wantFiles(0, 0)
 }
 
@@ -243,9 +245,9 @@ func TestCollectUnderAClockThatWasNeverSet(t *testing.T) {
 	}
 	now := f.now
 	f.pass(time.Unix(0, 0).Sub(now))
-	f.collect(registry.CollectOptions{Grace: time.Hour, UndoWindow: 24 * time.Hour})
+	f.collect(gc.Options{Grace: time.Hour, UndoWindow: 24 * time.Hour})
 	f.pass(now.Sub(f.now))
-	f.collect(registry.CollectOptions{Grace: time.Hour, UndoWindow: 24 * time.Hour})
+	f.collect(gc.Options{Grace: time.Hour, UndoWindow: 24 * time.Hour})
 	if _, err := f.Undelete(t.Context(), "a", d); err != nil {
 		t.Error(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"registry/db"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -82,15 +83,15 @@ func BenchmarkCollect(b *testing.B) {
 				f.pass(1000 * time.Hour)
 				b.StartTimer()
 				mark := time.Now()
-				f.collect(registry.CollectOptions{Grace: 2000 * time.Hour, Untagged: true})
+				f.collect(gc.Options{Grace: 2000 * time.Hour, Untagged: true})
 				b.ReportMetric(float64(time.Since(mark).Milliseconds()), "mark-ms")
 				quiet := f.pushFor(time.Second)
 				runtime.GC()
-				var beside registry.CollectReport
+				var beside gc.Report
 				busy := f.pushWhile(func() {
-					beside = f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true, MaxDuration: 5 * time.Second})
+					beside = f.collect(gc.Options{Grace: time.Hour, Untagged: true, MaxDuration: 5 * time.Second})
 				})
-				rest := f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true})
+				rest := f.collect(gc.Options{Grace: time.Hour, Untagged: true})
 				if beside.Blobs+rest.Blobs != int64(n/2) {
 					b.Fatalf("%+v %+v", beside, rest)
 				}

@@ -12,6 +12,7 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -19,11 +20,11 @@ import (
 )
 
 // thorough collects everything that may be collected at all.
-var thorough = registry.CollectOptions{Force: true, Untagged: true}
+var thorough = gc.Options{Force: true, Untagged: true}
 
-func (f *fixture) collect(opt registry.CollectOptions) registry.CollectReport {
+func (f *fixture) collect(opt gc.Options) gc.Report {
 	f.t.Helper()
-	report, err := f.Collect(context.Background(), opt)
+	report, err := gc.Collect(context.Background(), f.Registry, opt)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func TestCollectKeepsWhatIsReached(t *testing.T) {
 	if err := f.DeleteTag(t.Context(), "a", "v1"); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.collect(registry.CollectOptions{Force: true}); r.Manifests != 0 {
+	if r := f.collect(gc.Options{Force: true}); r.Manifests != 0 {
 		t.Errorf("untagged manifests went without being asked for: %+v", r)
 	}
 	f.pass(time.Second)
@@ -111,7 +112,7 @@ func artifact(config v1.Descriptor, subject *v1.Descriptor) v1.Manifest {
 
 func TestCollectLeases(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour}
+	opt := gc.Options{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour}
 	f.blob("a", "pushed")
 	f.blob("a", "asked for")
 	f.blob("b", "pushed")
@@ -152,7 +153,7 @@ func TestCollectLeases(t *testing.T) {
 // A push that takes longer than the grace keeps what it was promised before and since.
 func TestCollectKeepsThePushUnderWay(t *testing.T) {
 	f := newFixture(t, func(cfg *registry.Config) { cfg.UploadTimeout = 10 * time.Hour })
-	opt := registry.CollectOptions{Grace: time.Hour, Untagged: true}
+	opt := gc.Options{Grace: time.Hour, Untagged: true}
 	f.blob("a", "skipped") // a HEAD found it
 	child := f.put("a", "", image(f.blob("a", "config")))
 	f.pass(30 * time.Minute)
@@ -180,7 +181,7 @@ func TestCollectKeepsThePushUnderWay(t *testing.T) {
 // The last upload of a long push ends before its manifest comes: what was pushed first is still kept.
 func TestCollectKeepsALongPushToItsManifest(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.CollectOptions{Grace: time.Hour, Untagged: true}
+	opt := gc.Options{Grace: time.Hour, Untagged: true}
 	first := f.blob("a", "first")
 	u, err := f.StartUpload(t.Context(), "a", digest.SHA256)
 	if err != nil {
@@ -204,7 +205,7 @@ func TestCollectKeepsALongPushToItsManifest(t *testing.T) {
 // A client that finds a child by its digest does not push it again.
 func TestCollectKeepsAManifestThatWasAskedFor(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.CollectOptions{Grace: 2 * time.Hour, Untagged: true}
+	opt := gc.Options{Grace: 2 * time.Hour, Untagged: true}
 	child := f.put("a", "", image(f.blob("a", "config")))
 	f.pass(3 * time.Hour)
 	if _, err := f.StatManifest(t.Context(), "a", registry.Reference{Digest: child.Digest}); err != nil {
@@ -220,7 +221,7 @@ func TestCollectKeepsAManifestThatWasAskedFor(t *testing.T) {
 // Referrers live as long as their subject, and then for the grace.
 func TestCollectDanglingReferrers(t *testing.T) {
 	f := newFixture(t, noUndo)
-	opt := registry.CollectOptions{Grace: time.Hour}
+	opt := gc.Options{Grace: time.Hour}
 	subject := f.put("a", "v1", image(f.blob("a", "config")))
 	referrer := f.put("a", "", artifact(f.blob("a", "signature"), &subject))
 	tagged := f.put("a", "keep", artifact(f.blob("a", "tagged"), &subject))
@@ -244,7 +245,7 @@ func noUndo(cfg *registry.Config) { cfg.UndoWindow = -1 }
 // What is deleted can be undeleted until the window ends, and is gone from the disk after it.
 func TestCollectHonoursTheUndoWindow(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.CollectOptions{Grace: time.Hour, Untagged: true, UndoWindow: 168 * time.Hour}
+	opt := gc.Options{Grace: time.Hour, Untagged: true, UndoWindow: 168 * time.Hour}
 	m := f.put("a", "v1", image(f.blob("a", "config")))
 	f.pass(24 * time.Hour)
 	if err := f.DeleteRepository(t.Context(), "a"); err != nil {
@@ -299,9 +300,9 @@ func TestCollectFilesAndUploads(t *testing.T) {
 		t.Errorf("a file that may be waiting for its row went: %+v", r)
 	}
 	f.pass(2 * time.Hour)
-	var found []registry.Garbage
+	var found []gc.Garbage
 	opt := thorough
-	opt.Found = func(g registry.Garbage) { found = append(found, g) }
+	opt.Found = func(g gc.Garbage) { found = append(found, g) }
 	if r := f.collect(opt); r.Files != 1 || r.Bytes != 6 || len(found) != 1 || found[0].Kind != "file" || found[0].Digest != orphan.Digest {
 		t.Errorf("%+v, %+v", r, found)
 	}
@@ -316,9 +317,9 @@ func TestCollectDryRun(t *testing.T) {
 	f.put("a", "v1", image(f.blob("a", "config"), f.blob("a", "new layer")))
 	f.blob("b", "loose")
 	f.pass(48 * time.Hour)
-	run := func(dry bool) (lines []string, r registry.CollectReport) {
-		r = f.collect(registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 24 * time.Hour, DryRun: dry,
-			Found: func(g registry.Garbage) {
+	run := func(dry bool) (lines []string, r gc.Report) {
+		r = f.collect(gc.Options{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 24 * time.Hour, DryRun: dry,
+			Found: func(g gc.Garbage) {
 				lines = append(lines, fmt.Sprint(g.Kind, g.Repository, g.Digest, g.Bytes, g.Why, g.Since))
 			}})
 		r.Took, r.LongestLock, r.DryRun = 0, 0, false
@@ -364,7 +365,7 @@ func TestCollectExcludesOthers(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := f.Collect(ctx, thorough); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := gc.Collect(ctx, f.Registry, thorough); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error("it did not wait:", err)
 	}
 	f.pass(time.Minute) // the other gives no sign of life
@@ -375,13 +376,13 @@ func TestCollectExcludesOthers(t *testing.T) {
 	}
 	f.pass(time.Hour)
 	opt := thorough
-	opt.Progress = func(r registry.CollectReport) {
+	opt.Progress = func(r gc.Report) {
 		f.pass(time.Minute)
 		if err := f.db.Update(context.Background(), hold); err != nil {
 			t.Error(err)
 		}
 	}
-	if r, err := f.Collect(t.Context(), opt); !errors.Is(err, registry.ErrLocked) || r.Blobs > 100 {
+	if r, err := gc.Collect(t.Context(), f.Registry, opt); !errors.Is(err, registry.ErrLocked) || r.Blobs > 100 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -389,7 +390,7 @@ func TestCollectExcludesOthers(t *testing.T) {
 // A grace under the hour breaks pushes, and has to be meant.
 func TestCollectGrace(t *testing.T) {
 	f := newFixture(t)
-	if _, err := f.Collect(t.Context(), registry.CollectOptions{Grace: time.Minute}); err == nil {
+	if _, err := gc.Collect(t.Context(), f.Registry, gc.Options{Grace: time.Minute}); err == nil {
 		t.Error("accepted")
 	}
 }
@@ -403,7 +404,7 @@ func TestCollectAsksAgain(t *testing.T) {
 	f.pass(time.Hour)
 	opt := thorough
 	once := false
-	opt.Progress = func(registry.CollectReport) {
+	opt.Progress = func(gc.Report) {
 		if once {
 			return
 		}
@@ -498,7 +499,7 @@ func TestCollectKeepsWhatHeadFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.pass(59 * time.Minute)
-	if r := f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true}); r.Manifests != 1 {
+	if r := f.collect(gc.Options{Grace: time.Hour, Untagged: true}); r.Manifests != 1 {
 		t.Errorf("%+v", r)
 	}
 	f.put("a", "v1", image(f.blob("a", "config"), layer))

@@ -5,6 +5,9 @@ import (
 	"testing"
 
 	"registry/db/dbtest"
+	"registry/server/backup"
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -12,9 +15,9 @@ import (
 )
 
 // findings are what a check finds.
-func (f *fixture) findings() (list []registry.Finding) {
+func (f *fixture) findings() (list []check.Finding) {
 	f.t.Helper()
-	_, err := f.Check(f.t.Context(), registry.CheckOptions{Found: func(found registry.Finding) { list = append(list, found) }})
+	_, err := check.Run(f.t.Context(), f.Registry, check.Options{Found: func(found check.Finding) { list = append(list, found) }})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -29,7 +32,7 @@ func TestCopiesAreRebuilt(t *testing.T) {
 			f := newFixture(t)
 			pushed := f.put("own", "v1", image(f.blob("own", "config"), f.blob("own", "layer")))
 			if late {
-				if err := f.ExportJournal(t.Context()); err != nil {
+				if err := f.ExportJournal(t.Context(), 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -38,18 +41,18 @@ func TestCopiesAreRebuilt(t *testing.T) {
 			if _, err := f.KeepCopy(t.Context(), "up/x", registry.Copy{Ref: tag("v1"), MediaType: mediaType, Content: content}); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.ExportJournal(t.Context()); err != nil {
+			if err := f.ExportJournal(t.Context(), 0); err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "new.db")
-			if _, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)}); err != nil {
+			if _, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)}); err != nil {
 				t.Fatal(err)
 			}
 			rebuilt := openAt(t, path, f.root)
 			if found := rebuilt.findings(); len(found) != 0 {
 				t.Errorf("%+v", found)
 			}
-			if _, err := rebuilt.Evict(t.Context(), 0); err != nil {
+			if _, err := gc.Evict(t.Context(), rebuilt.Registry, 0); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := rebuilt.Manifest(t.Context(), "up/x", tag("v1")); !registry.ManifestUnknown.Is(err) {

@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-var oddEntries = []journalEntry{
+var oddEntries = []JournalEntry{
 	{Kind: "user", Name: "alice"},
 	{Kind: "public", Name: "../etc"},
 	{Kind: "token", Name: "nobody", Item: "ci"},
@@ -39,7 +39,7 @@ var OddLines = int64(len(oddEntries) - 1)
 // OddJournal writes a journal of one user and of lines that no program writes.
 func OddJournal(w io.Writer) error {
 	for i := range oddEntries {
-		if _, err := (journalLine{ID: int64(i), Policy: &oddEntries[i]}).encode(w); err != nil {
+		if _, err := (JournalLine{ID: int64(i), Policy: &oddEntries[i]}).encode(w); err != nil {
 			return err
 		}
 	}

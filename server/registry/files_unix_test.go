@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"registry/db/dbtest"
-	"registry/server/registry"
+	"registry/server/backup"
 )
 
 // A new database takes the place of a file, past symbolic links, and of nothing else.
@@ -25,31 +25,31 @@ func TestDatabasesReplaceFiles(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err == nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err == nil {
 		t.Error("a backup was made where a pipe is")
 	}
 	if err := os.Remove(pipe); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	fifo := filepath.Join(at, "fifo.db")
 	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.WriteFile(real, nil, 0o600), os.Symlink("real.db", link)); err != nil {
 		t.Fatal(err)
 	}
-	opt := registry.RestoreOptions{From: dir, DB: fifo, Blobs: filepath.Join(at, "blobs"), Replace: true}
-	if _, _, err := registry.Restore(t.Context(), opt); err == nil {
+	opt := backup.RestoreOptions{From: dir, DB: fifo, Blobs: filepath.Join(at, "blobs"), Replace: true}
+	if _, _, err := backup.Restore(t.Context(), opt); err == nil {
 		t.Error("a pipe became a database")
 	}
-	if _, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: fifo, Blobs: opt.Blobs, Schema: dbtest.Schema(t), Replace: true}); err == nil {
+	if _, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: fifo, Blobs: opt.Blobs, Schema: dbtest.Schema(t), Replace: true}); err == nil {
 		t.Error("a pipe became a rebuilt database")
 	}
 	if info, err := os.Lstat(fifo); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
 		t.Error("the pipe is gone", err)
 	}
 	opt.DB = link
-	if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+	if _, _, err := backup.Restore(t.Context(), opt); err != nil {
 		t.Fatal(err)
 	}
 	if target, err := os.Readlink(link); err != nil || target != "real.db" {

@@ -28,9 +28,9 @@ import (
 // A line is a checksum and a JSON object, and says what is since a change. Saying it twice changes nothing, so lines are
 // only ever added. When most of the file is old news, or it is not as it was left, it is written anew from the database.
 
-// journalLine is one line. A manifest has a media type and content, or is deleted; a tag has the digest it points at or
+// JournalLine is one line. A manifest has a media type and content, or is deleted; a tag has the digest it points at or
 // none; the rest are entries of the policy, which have no repository.
-type journalLine struct {
+type JournalLine struct {
 	ID         int64         `json:"id"` // of the change; lines of a lower one are older
 	At         time.Time     `json:"at"`
 	Repository RepoName      `json:"repository"`
@@ -40,11 +40,11 @@ type journalLine struct {
 	MediaType  string        `json:"mediaType,omitempty"`
 	Content    []byte        `json:"content,omitempty"`
 	Copy       bool          `json:"copy,omitempty"` // of what an upstream has: it may be evicted, and lacks what was not asked for
-	Policy     *journalEntry `json:"policy,omitempty"`
+	Policy     *JournalEntry `json:"policy,omitempty"`
 }
 
-// journalEntry is a db.PolicyEntry. It has hashes and never what they are of.
-type journalEntry struct {
+// JournalEntry is a db.PolicyEntry. It has hashes and never what they are of.
+type JournalEntry struct {
 	Kind       string    `json:"kind"`
 	Name       string    `json:"name"`
 	Item       string    `json:"item,omitempty"`
@@ -58,23 +58,25 @@ type journalEntry struct {
 	ExpiresAt  time.Time `json:"expiresAt,omitzero"`
 }
 
-func journalEntryOf(e db.PolicyEntry) *journalEntry {
-	return &journalEntry{Kind: e.Kind, Name: e.Name, Item: e.Item, Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
+func journalEntryOf(e db.PolicyEntry) *JournalEntry {
+	return &JournalEntry{Kind: e.Kind, Name: e.Name, Item: e.Item, Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
 		Actions: e.Actions, Scopes: e.Scopes, CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt}
 }
 
-func (e *journalEntry) key() db.PolicyKey {
+// Key is what the entry is about.
+func (e *JournalEntry) Key() db.PolicyKey {
 	return db.PolicyKey{Kind: e.Kind, Name: e.Name, Item: e.Item}
 }
 
-func (e *journalEntry) entry() db.PolicyEntry {
-	return db.PolicyEntry{PolicyKey: e.key(), Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
+// Entry is the entry as the database has it.
+func (e *JournalEntry) Entry() db.PolicyEntry {
+	return db.PolicyEntry{PolicyKey: e.Key(), Hash: e.Hash, Admin: e.Admin, Disabled: e.Disabled, Generation: e.Generation,
 		Actions: e.Actions, Scopes: e.Scopes, CreatedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func (l journalLine) encode(w io.Writer) (n int, err error) {
+func (l JournalLine) encode(w io.Writer) (n int, err error) {
 	text, err := json.Marshal(l)
 	if err != nil {
 		return 0, err
@@ -127,11 +129,15 @@ func (r *Registry) setPosition(ctx context.Context, from *position, to position)
 	})
 }
 
-// ExportJournal copies the changes that are not there yet to the journal beside the blobs.
-func (r *Registry) ExportJournal(ctx context.Context) error { return r.exportJournal(ctx, 0) }
+// JournaledChange returns the last change that the journal has.
+func JournaledChange(tx *db.Tx) (id int64, err error) {
+	p, err := journalPosition(tx)
+	return p.ID, err
+}
 
-// exportJournal waits so long for another process that writes the whole journal. Who comes back soon need not.
-func (r *Registry) exportJournal(ctx context.Context, wait time.Duration) error {
+// ExportJournal copies the changes that are not there yet to the journal beside the blobs. It waits so long for another
+// process that writes the whole journal; who comes back soon need not.
+func (r *Registry) ExportJournal(ctx context.Context, wait time.Duration) error {
 	if r.db.ReadOnly() {
 		return nil
 	}
@@ -194,7 +200,7 @@ func journalChange(tx *db.Tx, c db.Change, w io.Writer) error {
 	if key, ok := c.PolicyKey(); ok {
 		return journalPolicy(tx, c.ID, c.At, key, w)
 	}
-	l := journalLine{ID: c.ID, At: c.At, Repository: c.Repository, Tag: c.Tag, Digest: c.After}
+	l := JournalLine{ID: c.ID, At: c.At, Repository: c.Repository, Tag: c.Tag, Digest: c.After}
 	switch {
 	case c.Tag != "":
 	case c.After == "":
@@ -222,7 +228,7 @@ func journalPolicy(tx *db.Tx, id int64, at time.Time, key db.PolicyKey, w io.Wri
 	if err != nil && !errors.Is(err, db.ErrNotFound) {
 		return err
 	}
-	_, err = journalLine{ID: id, At: at, Deleted: err != nil, Policy: journalEntryOf(e)}.encode(w)
+	_, err = JournalLine{ID: id, At: at, Deleted: err != nil, Policy: journalEntryOf(e)}.encode(w)
 	return err
 }
 
@@ -265,9 +271,9 @@ func (r *Registry) journalAll(ctx context.Context, id int64, w io.Writer) (size 
 		}
 		for _, m := range list {
 			after = m.ID
-			lines := []journalLine{{ID: id, At: m.PushedAt, Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType, Content: m.Content, Copy: m.Cached}}
+			lines := []JournalLine{{ID: id, At: m.PushedAt, Repository: m.Repository, Digest: m.Digest, MediaType: m.MediaType, Content: m.Content, Copy: m.Cached}}
 			for _, t := range m.Tags {
-				lines = append(lines, journalLine{ID: id, At: t.Updated, Repository: m.Repository, Tag: t.Name, Digest: m.Digest})
+				lines = append(lines, JournalLine{ID: id, At: t.Updated, Repository: m.Repository, Tag: t.Name, Digest: m.Digest})
 			}
 			for _, l := range lines {
 				n, err := l.encode(w)
@@ -306,9 +312,9 @@ func (r *Registry) journalPolicies(ctx context.Context, id int64, w io.Writer) (
 	return size, nil
 }
 
-// readJournal calls fn for the lines of the journal that are whole, in the order of the file. broken counts the others.
+// ReadJournal calls fn for the lines of the journal that are whole, in the order of the file. broken counts the others.
 // blobs.ErrNotFound if there is no journal.
-func readJournal(ctx context.Context, store blobs.Store, fn func(journalLine) error) (broken int, err error) {
+func ReadJournal(ctx context.Context, store blobs.Store, fn func(JournalLine) error) (broken int, err error) {
 	f, err := store.OpenJournal(ctx)
 	if err != nil {
 		return 0, err
@@ -334,7 +340,7 @@ func readJournal(ctx context.Context, store blobs.Store, fn func(journalLine) er
 	}
 }
 
-func decodeJournalLine(text string) (l journalLine, ok bool) {
+func decodeJournalLine(text string) (l JournalLine, ok bool) {
 	sum, rest, _ := strings.Cut(text, " ")
 	want, err := strconv.ParseUint(sum, 16, 32)
 	if err != nil || crc32.Checksum([]byte(rest), castagnoli) != uint32(want) || json.Unmarshal([]byte(rest), &l) != nil {
@@ -345,4 +351,54 @@ func decodeJournalLine(text string) (l journalLine, ok bool) {
 	}
 	_, nameErr := ParseRepoName(string(l.Repository))
 	return l, nameErr == nil
+}
+
+// ForgetJournal makes a copied database write a journal of its own at the next export.
+func ForgetJournal(tx *db.Tx) error { return tx.SetNote(journalNote, "") }
+
+// RestoreManifest stores the manifest of a line in a database that is rebuilt. whole is false if the line cannot be a
+// manifest's.
+func (r *Registry) RestoreManifest(ctx context.Context, tx *db.Tx, l JournalLine) (whole bool, err error) {
+	doc, err := parseStored(l.MediaType, l.Content)
+	if err != nil || l.Digest.Validate() != nil || l.Digest.Algorithm().FromBytes(l.Content) != l.Digest {
+		return false, nil
+	}
+	repositoryID, err := tx.MakeRepository(l.Repository, false)
+	if err != nil {
+		return false, err
+	}
+	for _, ref := range append(append([]reference{}, doc.blobs...), doc.children...) {
+		stored, err := tx.StoredBlob(ref.digest)
+		if errors.Is(err, db.ErrNotFound) {
+			continue // the manifest misses it
+		}
+		if err == nil && stored.Size != ref.size && !stored.Damaged && stored.Stamp == 0 {
+			err = r.whichIsWrong(ctx, tx, stored)
+		}
+		if err == nil {
+			err = tx.LinkBlob(repositoryID, stored.ID, ref.digest)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	m := db.Manifest{RepositoryID: repositoryID, Digest: l.Digest, MediaType: l.MediaType, Size: int64(len(l.Content)), Content: l.Content}
+	if m.ID, err = storeManifest(tx, m, doc, SparseAll, acceptSize); err == nil && l.Copy {
+		err = tx.CacheManifest(m.ID)
+	}
+	return err == nil, err
+}
+
+// whichIsWrong reads a blob that has another size than a manifest says: a power cut may have left a part of it, or the
+// manifest was taken as it is.
+func (r *Registry) whichIsWrong(ctx context.Context, tx *db.Tx, stored db.StoredBlob) error {
+	name := blobs.Name{Digest: stored.Digest, Generation: stored.Generation}
+	info, err := r.HashFile(ctx, name, stored.Size, nil)
+	if errors.Is(err, ErrDamaged) {
+		return tx.MarkDamaged(stored.Digest, stored.Generation)
+	}
+	if err != nil {
+		return err
+	}
+	return tx.MarkVerified(stored.Digest, stored.Generation, info.Stamp)
 }

@@ -10,6 +10,7 @@ import (
 
 	"registry/blobs"
 	"registry/db/dbtest"
+	"registry/server/backup"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -43,20 +44,20 @@ func TestJournalOfLargeManifests(t *testing.T) {
 	large(2)
 	large(3)
 	for range 2 { // the first writes all of it, the second what is new
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 8 {
 			large(4 + i)
 		}
 	}
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	if m.longest > 16<<20 {
 		t.Errorf("%d MiB at once", m.longest>>20)
 	}
-	report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "new.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
+	report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "new.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
 	if err != nil || report.Manifests != 12 || report.Tags != 12 || report.Broken != 0 {
 		t.Errorf("%+v, %v", report, err)
 	}
@@ -79,12 +80,12 @@ func TestJournalOfMediaTypes(t *testing.T) {
 		if _, err := f.PutManifest(t.Context(), "a", registry.Put{Ref: ref, MediaType: mediaType, Content: content}); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	path := filepath.Join(t.TempDir(), "new.db")
-	if _, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)}); err != nil {
+	if _, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)}); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := openAt(t, path, f.root).Manifest(t.Context(), "a", ref); err != nil || m.MediaType != "application/x.two" {

@@ -220,8 +220,8 @@ func (doc *document) readReferences(m object) error {
 	return nil
 }
 
-// needs says whether a manifest that is here needs what it names: not if that is a layer that is fetched from elsewhere.
-func needs(m db.Manifest, d digest.Digest) bool {
+// Needs says whether a manifest that is here needs what it names: not if that is a layer that is fetched from elsewhere.
+func Needs(m db.Manifest, d digest.Digest) bool {
 	doc, err := parseStored(m.MediaType, m.Content)
 	if err != nil {
 		return true
@@ -244,7 +244,7 @@ func isWhole(tx *db.Tx, manifestID int64) (bool, error) {
 		return err == nil && !damaged, err
 	}
 	m, err := tx.ManifestByID(manifestID)
-	return err == nil && !slices.ContainsFunc(missing, func(d digest.Digest) bool { return needs(m, d) }), err
+	return err == nil && !slices.ContainsFunc(missing, func(d digest.Digest) bool { return Needs(m, d) }), err
 }
 
 // readDescription reads what the referrers API shows of a manifest.

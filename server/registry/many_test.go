@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -50,7 +51,7 @@ func TestManyStored(t *testing.T) {
 		t.Errorf("it is whole although it misses layers, %v", err)
 	}
 	f.blob("a", "layer 3") // which it missed
-	why, err := f.WhyBlob(ctx, layers[3].Digest, registry.CollectOptions{})
+	why, err := gc.WhyBlob(ctx, f.Registry, layers[3].Digest, gc.Options{})
 	if err != nil || !why.Held {
 		t.Errorf("a layer that came later is held by %v, %v", why, err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"registry/db"
 	"registry/db/dbtest"
+	"registry/server/backup"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -31,14 +32,14 @@ func TestRefusedMediaTypesThatAreStoredStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(what string, r *registry.Registry, repo registry.RepoName, ref registry.Reference) {
+	look := func(what string, r *registry.Registry, repo registry.RepoName, ref registry.Reference) {
 		t.Helper()
 		m, err := r.Manifest(t.Context(), repo, ref)
 		if err != nil || string(m.Content) != string(content) || m.MediaType != "text/html" || m.ServedAs() != "application/octet-stream" {
 			t.Errorf("%s: %+v, %v", what, m, err)
 		}
 	}
-	check("stored", f.Registry, "old", tag("v1"))
+	look("stored", f.Registry, "old", tag("v1"))
 	if _, err := f.PutManifest(t.Context(), "old", registry.Put{Ref: byDigest, MediaType: "text/html", Content: content}); !registry.ManifestInvalid.Is(err) {
 		t.Errorf("pushed again: %v", err)
 	}
@@ -58,11 +59,11 @@ func TestRefusedMediaTypesThatAreStoredStay(t *testing.T) {
 	if _, err := f.Undelete(t.Context(), "old", d); err != nil {
 		t.Fatal(err)
 	}
-	check("brought back", f.Registry, "old", tag("v1"))
+	look("brought back", f.Registry, "old", tag("v1"))
 	if _, err := f.Copy(t.Context(), "old", tag("v1"), "copied", []registry.Tag{"v1"}, true); err != nil {
 		t.Fatal(err)
 	}
-	check("copied", f.Registry, "copied", tag("v1"))
+	look("copied", f.Registry, "copied", tag("v1"))
 	m, err := f.Manifest(t.Context(), "old", byDigest)
 	if err != nil {
 		t.Fatal(err)
@@ -70,13 +71,13 @@ func TestRefusedMediaTypesThatAreStoredStay(t *testing.T) {
 	if c, err := m.Contents(); err != nil || c.MediaType != "text/html" {
 		t.Errorf("read for an export: %+v, %v", c, err)
 	}
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "new.db")
-	report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)})
+	report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)})
 	if err != nil || report.Broken != 0 {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	check("rebuilt", openAt(t, path, f.root).Registry, "old", tag("v1"))
+	look("rebuilt", openAt(t, path, f.root).Registry, "old", tag("v1"))
 }

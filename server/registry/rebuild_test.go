@@ -14,6 +14,7 @@ import (
 
 	"registry/db"
 	"registry/db/dbtest"
+	"registry/server/backup"
 	"registry/server/registry"
 )
 
@@ -127,7 +128,7 @@ func TestRebuildOfRights(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := f.ExportJournal(t.Context()); err != nil {
+		if err := f.ExportJournal(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,7 +139,7 @@ func TestRebuildOfRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.put("gone", "v1", image(f.blob("gone", "config"))) // and is private
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	journal, err := os.ReadFile(filepath.Join(f.root, "journal"))
@@ -150,17 +151,17 @@ func TestRebuildOfRights(t *testing.T) {
 	}
 
 	dir, restored := filepath.Join(t.TempDir(), "backup"), t.TempDir()
-	if _, err := f.Backup(t.Context(), dir, registry.BackupOptions{}); err != nil {
+	if _, err := backup.Make(t.Context(), f.Registry, dir, backup.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	opt := registry.RestoreOptions{From: dir, DB: filepath.Join(restored, "reg.db"), Blobs: filepath.Join(restored, "blobs")}
-	if _, _, err := registry.Restore(t.Context(), opt); err != nil {
+	opt := backup.RestoreOptions{From: dir, DB: filepath.Join(restored, "reg.db"), Blobs: filepath.Join(restored, "blobs")}
+	if _, _, err := backup.Restore(t.Context(), opt); err != nil {
 		t.Fatal(err)
 	}
 	want, content := f.policy(), f.everything()
 	for name, root := range map[string]string{"registry": f.root, "backup": filepath.Join(dir, "blobs"), "restored": opt.Blobs} {
 		database := filepath.Join(t.TempDir(), "rebuilt.db")
-		report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: database, Blobs: root, Schema: dbtest.Schema(t)})
+		report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: database, Blobs: root, Schema: dbtest.Schema(t)})
 		if err != nil || report.Broken > 0 || report.Policy["user"] != 3 || report.Policy["token"] != 1 || len(report.Lost) == 0 {
 			t.Errorf("%s: %+v, %v", name, report, err)
 			continue
@@ -173,7 +174,7 @@ func TestRebuildOfRights(t *testing.T) {
 			t.Errorf("%s: other content\n%s", name, strings.Join(got, "\n"))
 		}
 		// The journal of the next time says the same.
-		if err := b.ExportJournal(t.Context()); err != nil {
+		if err := b.ExportJournal(t.Context(), 0); err != nil {
 			t.Error(err)
 		}
 		b.close()
@@ -184,10 +185,10 @@ func TestRebuildOfRights(t *testing.T) {
 func TestJournalOfAnEarlierProgram(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config")))
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
+	report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
 	if err != nil || !strings.Contains(strings.Join(report.Lost, "\n"), "users, groups, grants, API tokens") {
 		t.Errorf("%+v, %v", report, err)
 	}
@@ -208,7 +209,7 @@ func TestJournalOfAnEarlierProgram(t *testing.T) {
 		})
 	}
 	if err == nil {
-		err = f.ExportJournal(t.Context())
+		err = f.ExportJournal(t.Context(), 0)
 	}
 	journal, reading := os.ReadFile(filepath.Join(f.root, "journal"))
 	if err != nil || reading != nil || !bytes.Contains(journal, []byte("alice")) {
@@ -220,13 +221,13 @@ func TestJournalOfAnEarlierProgram(t *testing.T) {
 func TestRebuildFromOddLines(t *testing.T) {
 	f := newFixture(t)
 	f.put("a", "v1", image(f.blob("a", "config")))
-	if err := f.ExportJournal(t.Context()); err != nil {
+	if err := f.ExportJournal(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.store.ReplaceJournal(t.Context(), registry.OddJournal); err != nil {
 		t.Fatal(err)
 	}
-	report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
+	report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: filepath.Join(t.TempDir(), "reg.db"), Blobs: f.root, Schema: dbtest.Schema(t)})
 	if err != nil || report.Broken != registry.OddLines || report.Policy["user"] != 1 {
 		t.Errorf("%+v, %v", report, err)
 	}

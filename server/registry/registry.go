@@ -218,7 +218,7 @@ func (r *Registry) Maintain(ctx context.Context) {
 		case <-expire.C:
 			r.expire(ctx)
 		case <-export.C:
-			err := r.ExportJournal(ctx)
+			err := r.ExportJournal(ctx, 0)
 			if err != nil && exportErr == nil && ctx.Err() == nil { // once, not every two seconds
 				r.log.Error("the journal beside the blobs is behind", "err", err)
 			}

@@ -81,7 +81,7 @@ func (u *unread) next(ctx context.Context) (name blobs.Name, ok bool) {
 
 // reread reads what is queued, one file at a time, until ctx ends.
 func (r *Registry) reread(ctx context.Context) {
-	limit := rate.NewLimiter(rereadRate, copyBuffer)
+	limit := rate.NewLimiter(rereadRate, PieceSize)
 	for {
 		name, ok := r.unread.next(ctx)
 		if !ok {

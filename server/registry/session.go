@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// copyBuffer is what is read, written and hashed at a time.
-	copyBuffer = 256 << 10
+	// PieceSize is how many bytes are read, written and hashed at a time.
+	PieceSize = 256 << 10
 	// A long chunk saves how far it has come every saveBytes and every saveTime, so that a killed server costs the
 	// client no more than that, and a slow upload does not expire.
 	saveBytes = 16 << 20
@@ -28,7 +28,7 @@ const (
 	sessionWait = 10 * time.Second
 )
 
-var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+var buffers = sync.Pool{New: func() any { return new([PieceSize]byte) }}
 
 // sessions lets one chunk at a time work on a session, and knows how far those are that this process works on.
 //
@@ -304,7 +304,7 @@ var errLength = errors.New("chunk has another length than announced")
 // copy moves the body to the staged file and the hash. On return s.Size counts what both have seen. What is written is
 // hashed beside the reading and writing of what follows; a body that ends in the first buffer needs no company for that.
 func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
-	buf, other := buffers.Get().(*[copyBuffer]byte), (*[copyBuffer]byte)(nil)
+	buf, other := buffers.Get().(*[PieceSize]byte), (*[PieceSize]byte)(nil)
 	var hashing sync.WaitGroup
 	defer func() {
 		hashing.Wait()
@@ -333,7 +333,7 @@ func (s *session) copy(ctx context.Context, stage io.Writer, c Chunk) error {
 			} else {
 				hashing.Go(func() { s.hash.Write(full) })
 				if other == nil {
-					other = buffers.Get().(*[copyBuffer]byte)
+					other = buffers.Get().(*[PieceSize]byte)
 				}
 				buf, other = other, buf
 			}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"registry/db/dbtest"
+	"registry/server/backup"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -77,11 +78,11 @@ func TestWrongSizes(t *testing.T) {
 			if _, err := f.Undelete(t.Context(), "from", ref.Digest); err != nil {
 				t.Errorf("undeleted: %v", err)
 			}
-			if err := f.ExportJournal(t.Context()); err != nil {
+			if err := f.ExportJournal(t.Context(), 0); err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(t.TempDir(), "new.db")
-			report, _, err := registry.Rebuild(t.Context(), registry.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)})
+			report, _, err := backup.Rebuild(t.Context(), backup.RebuildOptions{DB: path, Blobs: f.root, Schema: dbtest.Schema(t)})
 			if err != nil || report.Manifests != 2 {
 				t.Errorf("rebuilt: %+v, %v", report, err)
 			}

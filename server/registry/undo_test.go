@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -44,7 +45,7 @@ func TestTagHistory(t *testing.T) {
 	want(two, "") // takes back the restoration
 	// A manifest that was deleted or collected comes back with the tag.
 	f.pass(2 * time.Hour)
-	f.collect(registry.CollectOptions{Grace: time.Hour, Untagged: true, UndoWindow: 168 * time.Hour})
+	f.collect(gc.Options{Grace: time.Hour, Untagged: true, UndoWindow: 168 * time.Hour})
 	f.wantGone("a", "one")
 	want(one, one)
 	f.wantThere("a", "one")
@@ -69,7 +70,7 @@ func TestUndelete(t *testing.T) {
 	f.wantGone("a", child, root, referrer, "config")
 	other := f.put("a", "latest", image(f.blob("a", "other")))
 	f.pass(100 * time.Hour)
-	f.collect(registry.CollectOptions{Grace: time.Hour, UndoWindow: 168 * time.Hour})
+	f.collect(gc.Options{Grace: time.Hour, UndoWindow: 168 * time.Hour})
 	var deleted []registry.Deleted
 	if err := f.DeletedManifests(t.Context(), "", func(d registry.Deleted) error { deleted = append(deleted, d); return nil }); err != nil || len(deleted) != 3 {
 		t.Fatal(deleted, err)
@@ -102,25 +103,25 @@ func TestNoUndo(t *testing.T) {
 		t.Error(err)
 	}
 	f.pass(time.Hour)
-	f.collect(registry.CollectOptions{Grace: time.Hour})
+	f.collect(gc.Options{Grace: time.Hour})
 	f.collect(thorough)
 	f.wantFiles(0, 0)
 }
 
 func TestWhy(t *testing.T) {
 	f := newFixture(t)
-	opt := registry.CollectOptions{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour, UndoWindow: 168 * time.Hour}
+	opt := gc.Options{Grace: 24 * time.Hour, Untagged: true, UntaggedAfter: 168 * time.Hour, UndoWindow: 168 * time.Hour}
 	layer := f.blob("a", "layer")
 	child := f.put("a", "", image(f.blob("a", "config"), layer))
 	root := f.put("a", "v1", index(child))
 	referrer := f.put("a", "", artifact(f.blob("a", "signature"), &root))
-	why := func(d digest.Digest, blob bool) (kinds []string, w registry.Why) {
+	why := func(d digest.Digest, blob bool) (kinds []string, w gc.Why) {
 		t.Helper()
 		var err error
 		if blob {
-			w, err = f.WhyBlob(t.Context(), d, opt)
+			w, err = gc.WhyBlob(t.Context(), f.Registry, d, opt)
 		} else {
-			w, err = f.WhyManifest(t.Context(), "a", registry.Reference{Digest: d}, opt)
+			w, err = gc.WhyManifest(t.Context(), f.Registry, "a", registry.Reference{Digest: d}, opt)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +158,7 @@ func TestWhy(t *testing.T) {
 	// What it says is what happens.
 	f.pass(169 * time.Hour)
 	f.collect(opt)
-	if _, err := f.WhyBlob(t.Context(), layer.Digest, opt); !registry.BlobUnknown.Is(err) {
+	if _, err := gc.WhyBlob(t.Context(), f.Registry, layer.Digest, opt); !registry.BlobUnknown.Is(err) {
 		t.Error(err)
 	}
 }

@@ -140,7 +140,7 @@ func HashStored(ctx context.Context, store blobs.Store, name blobs.Name, size in
 	if info.Size != size {
 		return info, fmt.Errorf("%w: %d bytes are stored, not %d", ErrDamaged, info.Size, size)
 	}
-	buf := buffers.Get().(*[copyBuffer]byte)
+	buf := buffers.Get().(*[PieceSize]byte)
 	defer buffers.Put(buf)
 	h := name.Digest.Algorithm().Hash()
 	for {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"registry/blobs"
+	"registry/server/check"
+	"registry/server/gc"
 	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
@@ -128,8 +130,8 @@ func TestDamage(t *testing.T) {
 			t.Errorf("damaged blob %d, asked in way %d: %v", n, n%4, err)
 		}
 	}
-	found := map[digest.Digest]registry.Finding{}
-	report, err := f.Check(t.Context(), registry.CheckOptions{ReadData: true, Repair: true, Found: func(x registry.Finding) { found[x.Digest] = x }})
+	found := map[digest.Digest]check.Finding{}
+	report, err := check.Run(t.Context(), f.Registry, check.Options{ReadData: true, Repair: true, Found: func(x check.Finding) { found[x.Digest] = x }})
 	if err != nil || !report.Complete {
 		t.Fatal(report, err)
 	}
@@ -147,8 +149,8 @@ func TestDamage(t *testing.T) {
 			t.Errorf("pushed again, but %v", err)
 		}
 	}
-	f.collect(registry.CollectOptions{Grace: time.Hour})
-	report, err = f.Check(t.Context(), registry.CheckOptions{ReadData: true, Found: func(x registry.Finding) { t.Errorf("%+v", x) }})
+	f.collect(gc.Options{Grace: time.Hour})
+	report, err = check.Run(t.Context(), f.Registry, check.Options{ReadData: true, Found: func(x check.Finding) { t.Errorf("%+v", x) }})
 	if err != nil || report.Read != 120 {
 		t.Error(report, err)
 	}
@@ -302,7 +304,7 @@ func TestLostStoreMarksNothing(t *testing.T) {
 	if _, err := f.read("a", d); !registry.Internal.Is(err) {
 		t.Error(err)
 	}
-	if _, err := f.Check(t.Context(), registry.CheckOptions{Repair: true}); err == nil {
+	if _, err := check.Run(t.Context(), f.Registry, check.Options{Repair: true}); err == nil {
 		t.Error("the check went on")
 	}
 	if err := os.Rename(f.root+".away", f.root); err != nil {
@@ -317,24 +319,24 @@ func TestCheckFindsMore(t *testing.T) {
 	f := newFixture(t)
 	config := f.blob("a", "config")
 	f.put("a", "v1", image(config, f.blob("a", "layer")))
-	kinds := func(opt registry.CheckOptions) (kinds []string) {
-		opt.Found = func(x registry.Finding) { kinds = append(kinds, x.Kind) }
-		if _, err := f.Check(t.Context(), opt); err != nil {
+	kinds := func(opt check.Options) (kinds []string) {
+		opt.Found = func(x check.Finding) { kinds = append(kinds, x.Kind) }
+		if _, err := check.Run(t.Context(), f.Registry, opt); err != nil {
 			t.Error(err)
 		}
 		return kinds
 	}
-	if got := kinds(registry.CheckOptions{ReadData: true}); len(got) != 0 {
+	if got := kinds(check.Options{ReadData: true}); len(got) != 0 {
 		t.Error(got)
 	}
 	if err := f.DeleteBlob(t.Context(), "a", config.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if got := kinds(registry.CheckOptions{}); fmt.Sprint(got) != "[reference]" {
+	if got := kinds(check.Options{}); fmt.Sprint(got) != "[reference]" {
 		t.Error(got)
 	}
 	sparse := registry.New(registry.Config{DB: f.db, Blobs: f.store, Sparse: registry.SparseAll})
-	if r, err := sparse.Check(t.Context(), registry.CheckOptions{}); err != nil || r.Findings != 0 {
+	if r, err := check.Run(t.Context(), sparse, check.Options{}); err != nil || r.Findings != 0 {
 		t.Error(r, err)
 	}
 	// A mark that is wrong is cleared by repair.
@@ -347,10 +349,10 @@ func TestCheckFindsMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.blob("a", "config")
-	if got := kinds(registry.CheckOptions{}); fmt.Sprint(got) != "[damaged]" {
+	if got := kinds(check.Options{}); fmt.Sprint(got) != "[damaged]" {
 		t.Error(got)
 	}
-	if got := kinds(registry.CheckOptions{Repair: true}); len(got) != 0 {
+	if got := kinds(check.Options{Repair: true}); len(got) != 0 {
 		t.Error(got)
 	}
 	f.wantThere("a", "layer", "config")
@@ -373,7 +375,7 @@ func TestCheckThatCannotRead(t *testing.T) {
 		f.put("a", "v1", image(f.blob("a", "config")))
 		findings := 0
 		r := registry.New(registry.Config{DB: f.db, Blobs: unreadable{f.store, why}})
-		_, err := r.Check(t.Context(), registry.CheckOptions{ReadData: true, Repair: true, Found: func(registry.Finding) { findings++ }})
+		_, err := check.Run(t.Context(), r, check.Options{ReadData: true, Repair: true, Found: func(check.Finding) { findings++ }})
 		if err != nil || findings != 1 {
 			t.Error(why, err, findings)
 		}
@@ -391,10 +393,10 @@ func TestCheckKeepsToItsRate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if r, err := f.Check(ctx, registry.CheckOptions{ReadData: true, Rate: 1}); err == nil {
+	if r, err := check.Run(ctx, f.Registry, check.Options{ReadData: true, Rate: 1}); err == nil {
 		t.Errorf("everything was read: %+v", r)
 	}
-	if r, err := f.Check(t.Context(), registry.CheckOptions{ReadData: true, Rate: 1 << 30}); err != nil || r.Read != 3 {
+	if r, err := check.Run(t.Context(), f.Registry, check.Options{ReadData: true, Rate: 1 << 30}); err != nil || r.Read != 3 {
 		t.Error(r, err)
 	}
 }
@@ -412,8 +414,8 @@ func TestCheckOfUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, step := range []struct{ repair, found bool }{{false, true}, {true, true}, {false, false}} {
-		var found []registry.Finding
-		_, err := f.Check(t.Context(), registry.CheckOptions{Repair: step.repair, Found: func(f registry.Finding) { found = append(found, f) }})
+		var found []check.Finding
+		_, err := check.Run(t.Context(), f.Registry, check.Options{Repair: step.repair, Found: func(f check.Finding) { found = append(found, f) }})
 		if err != nil || (len(found) == 1) != step.found || step.found && found[0].Repaired != step.repair {
 			t.Errorf("%+v: %+v, %v", step, found, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"registry/blobs"
 	"registry/db/dbtest"
 	"registry/server"
+	"registry/server/check"
 	"registry/server/registry"
 	"registry/server/syncer"
 
@@ -341,7 +342,7 @@ func TestSyncPlatforms(t *testing.T) {
 	// Later the others are wanted, too.
 	x.wants(entries(t, o, appEntry), "copied team/app:v1")
 	x.has(o, "team/app", "copy/app", tagged("v1"))
-	report, err := x.Check(t.Context(), registry.CheckOptions{Found: func(f registry.Finding) { t.Errorf("%+v", f) }})
+	report, err := check.Run(t.Context(), x.Registry, check.Options{Found: func(f check.Finding) { t.Errorf("%+v", f) }})
 	if err != nil || report.Findings != 0 {
 		t.Errorf("%+v, %v", report, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"registry/server/gc"
 	"registry/server/registry"
 	"registry/server/takeover"
 
@@ -104,7 +105,7 @@ func TestMoveLosesNothing(t *testing.T) {
 			damage(s)
 			before := s.blobs()
 			report, _ := r.take(s, takeover.Options{Move: true})
-			if _, err := r.Collect(t.Context(), registry.CollectOptions{Force: true}); err != nil {
+			if _, err := gc.Collect(t.Context(), r.Registry, gc.Options{Force: true}); err != nil {
 				t.Fatal(err)
 			}
 			for _, d := range before {

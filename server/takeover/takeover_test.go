@@ -20,6 +20,7 @@ import (
 
 	"registry/blobs"
 	"registry/db/dbtest"
+	"registry/server/check"
 	"registry/server/registry"
 	"registry/server/takeover"
 
@@ -274,7 +275,7 @@ func TestEverythingArrives(t *testing.T) {
 			if d := cmp.Diff(before, s.tree()); d != "" {
 				t.Error("the directory is not as it was:", d)
 			}
-			if report, err := r.Check(t.Context(), registry.CheckOptions{ReadData: true}); err != nil || report.Findings > 0 {
+			if report, err := check.Run(t.Context(), r.Registry, check.Options{ReadData: true}); err != nil || report.Findings > 0 {
 				t.Errorf("check: %+v, %v", report, err)
 			}
 		})

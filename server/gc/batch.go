@@ -1,4 +1,4 @@
-package registry
+package gc
 
 import (
 	"context"
@@ -30,7 +30,7 @@ func (c *collector) view(ctx context.Context, fn func(*db.Tx) error) error {
 	if err := c.enough(); err != nil {
 		return err
 	}
-	return errors.Join(ctx.Err(), c.r.db.View(ctx, fn))
+	return errors.Join(ctx.Err(), c.db.View(ctx, fn))
 }
 
 // enough returns errEnough when the time is used up.
@@ -71,14 +71,14 @@ func (c *collector) adapt(n int) {
 }
 
 // writesOfOthers counts the transactions in this process that were not the collector's.
-func (c *collector) writesOfOthers() uint64 { return c.r.db.Transactions() - c.x.writes.Load() }
+func (c *collector) writesOfOthers() uint64 { return c.db.Transactions() - c.lock.Writes() }
 
 // isBusy says whether others write, too.
 func (c *collector) isBusy() bool { return time.Since(c.seen) < politeTime }
 
 // sweep removes in one transaction, and lets others write after it if there are any.
 func (c *collector) sweep(ctx context.Context, fn func(*db.Tx) error) error {
-	return c.sweepWith(ctx, c.x.Relaxed, fn)
+	return c.sweepWith(ctx, c.lock.Relaxed, fn)
 }
 
 func (c *collector) sweepWith(ctx context.Context, write func(context.Context, func(*db.Tx) error) error, fn func(*db.Tx) error) error {
@@ -130,12 +130,12 @@ func (c *collector) flush(ctx context.Context) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	if err := c.x.Update(ctx, func(*db.Tx) error { return nil }); err != nil {
+	if err := c.lock.Update(ctx, func(*db.Tx) error { return nil }); err != nil {
 		return err
 	}
 	for _, b := range c.gone {
 		if err := c.store.Remove(ctx, blobs.Name{Digest: b.Digest, Generation: b.Generation}); err != nil {
-			c.r.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
+			c.log.Warn("a file stays for a later collection", "digest", b.Digest, "generation", b.Generation, "err", err)
 			continue
 		}
 		c.report.Blobs++

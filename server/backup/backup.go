@@ -1,4 +1,5 @@
-package registry
+// Package backup makes and restores backups, and rebuilds a database from its blobs.
+package backup
 
 import (
 	"cmp"
@@ -6,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,6 +16,8 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/check"
+	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -42,15 +46,15 @@ func BlobsOf(path string) (string, error) {
 	return older, err
 }
 
-// BackupOptions say how a backup is made.
-type BackupOptions struct {
+// Options say how a backup is made.
+type Options struct {
 	Copy     bool // copy bytes even where a hard link would do: in-place damage of one is no damage of the other then
 	Verify   bool // read everything that is in the backup, also what was there before
-	Progress func(BackupReport)
+	Progress func(Report)
 }
 
-// BackupReport counts the blobs of a backup, or of a restoration.
-type BackupReport struct {
+// Report counts the blobs of a backup, or of a restoration.
+type Report struct {
 	Took    time.Duration   `json:"tookNanoseconds"`
 	Blobs   int64           `json:"blobs"`   // all of them
 	Bytes   int64           `json:"bytes"`   // of all
@@ -61,18 +65,19 @@ type BackupReport struct {
 	Tokens  int64           `json:"tokens"`  // of users, which are good again with a restored backup
 }
 
-// Backup makes or renews a backup in dir, while others push and pull. It is verified: a blob in it was read on the way,
+// Make makes or renews a backup in dir, while others push and pull. It is verified: a blob in it was read on the way,
 // or looks as it did when it last was. The new database takes its place last, so until then the old backup is good.
-func (r *Registry) Backup(ctx context.Context, dir string, opt BackupOptions) (report BackupReport, err error) {
+func Make(ctx context.Context, reg *registry.Registry, dir string, opt Options) (report Report, err error) {
 	start := time.Now()
-	err = r.WithMaintenanceLock(ctx, "backup", func(ctx context.Context, x *MaintenanceLock) error {
-		return r.backup(ctx, x, dir, opt, &report)
+	err = reg.WithMaintenanceLock(ctx, "backup", func(ctx context.Context, lock *registry.MaintenanceLock) error {
+		return renew(ctx, reg, lock, dir, opt, &report)
 	})
 	report.Took = time.Since(start)
 	return report, err
 }
 
-func (r *Registry) backup(ctx context.Context, x *MaintenanceLock, dir string, opt BackupOptions, report *BackupReport) error {
+func renew(ctx context.Context, reg *registry.Registry, lock *registry.MaintenanceLock, dir string, opt Options, report *Report) error {
+	at := reg.Storage()
 	if err := db.MakeDir(dir); err != nil {
 		return err
 	}
@@ -81,28 +86,28 @@ func (r *Registry) backup(ctx context.Context, x *MaintenanceLock, dir string, o
 		return err
 	}
 	own := fmt.Errorf("%s is where the registry keeps its own files: a backup needs a directory of its own", dir)
-	if isSame(dir, filepath.Dir(r.db.Path())) || isSame(path, r.db.Path()) {
+	if isSame(dir, filepath.Dir(at.DB.Path())) || isSame(path, at.DB.Path()) {
 		return own
 	}
 	to, err := blobs.OpenDir(ctx, filepath.Join(dir, backupBlobs), blobs.DirOptions{AllowNetwork: true})
 	if err != nil {
 		return err
 	}
-	if same, err := blobs.Same(to, r.blobs); err != nil || same {
+	if same, err := blobs.Same(to, at.Blobs); err != nil || same {
 		return cmp.Or(err, own)
 	}
 	fresh := path + ".new"
 	if err := db.Discard(fresh); err != nil {
 		return err
 	}
-	if err := r.db.Snapshot(ctx, fresh); err != nil {
-		return AsError(err)
+	if err := at.DB.Snapshot(ctx, fresh); err != nil {
+		return registry.AsError(err)
 	}
-	named, err := db.Open(ctx, db.Options{Path: fresh, Now: r.db.Now, Log: r.log})
+	named, err := db.Open(ctx, db.Options{Path: fresh, Now: at.DB.Now, Log: at.Log})
 	if err != nil {
-		return AsError(err)
+		return registry.AsError(err)
 	}
-	t := transfer{from: r, to: to, named: named, previous: r.openPrevious(ctx, path), copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
+	t := transfer{from: reg, source: at, to: to, named: named, previous: openPrevious(ctx, path, at.Log), copying: opt.Copy, verify: opt.Verify, report: report, progress: opt.Progress}
 	err = t.all(ctx)
 	if t.previous != nil {
 		err = errors.Join(err, t.previous.Close())
@@ -111,7 +116,7 @@ func (r *Registry) backup(ctx context.Context, x *MaintenanceLock, dir string, o
 		err = settleCopy(ctx, named, to)
 	}
 	if err == nil { // whoever lost the lock may have missed blobs that a collection removed since
-		err = x.StillHeld(ctx)
+		err = lock.StillHeld(ctx)
 	}
 	if err = errors.Join(err, named.Close()); err != nil {
 		return errors.Join(err, db.Discard(fresh))
@@ -129,12 +134,12 @@ func (r *Registry) backup(ctx context.Context, x *MaintenanceLock, dir string, o
 // its journal is written.
 func settleCopy(ctx context.Context, named *db.DB, store blobs.Store) error {
 	err := named.Update(ctx, func(tx *db.Tx) error {
-		return errors.Join(tx.SetNote(journalNote, ""), tx.DropLocks(), tx.DropUploads())
+		return errors.Join(registry.ForgetJournal(tx), tx.DropLocks(), tx.DropUploads())
 	})
 	if err != nil {
 		return err
 	}
-	return New(Config{DB: named, Blobs: store}).ExportJournal(ctx)
+	return registry.New(registry.Config{DB: named, Blobs: store}).ExportJournal(ctx, 0)
 }
 
 // isSame says whether two paths lead to the same file or directory.
@@ -146,13 +151,13 @@ func isSame(a, b string) bool {
 
 // openPrevious opens the database of the backup that is there, nil if there is none that can be read: everything in the
 // directory is read again then.
-func (r *Registry) openPrevious(ctx context.Context, path string) *db.DB {
+func openPrevious(ctx context.Context, path string, log *slog.Logger) *db.DB {
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		return nil
 	}
-	previous, err := db.Open(ctx, db.Options{Path: path, Log: r.log})
+	previous, err := db.Open(ctx, db.Options{Path: path, Log: log})
 	if err != nil {
-		r.log.Warn("the database of the backup that is there cannot be read", "err", err)
+		log.Warn("the database of the backup that is there cannot be read", "err", err)
 		return nil
 	}
 	return previous
@@ -160,22 +165,23 @@ func (r *Registry) openPrevious(ctx context.Context, path string) *db.DB {
 
 // transfer brings the blobs that a database names from a registry to a directory.
 type transfer struct {
-	from     *Registry
+	from     *registry.Registry
+	source   registry.Storage // of from
 	to       *blobs.Dir
 	named    *db.DB
 	previous *db.DB // that named what is in the directory; nil for none
 	copying  bool
 	verify   bool
-	progress func(BackupReport)
+	progress func(Report)
 
 	mu     sync.Mutex
-	report *BackupReport
+	report *Report
 }
 
 const transferParallel = 4
 
 func (t *transfer) all(ctx context.Context) error {
-	return EachStored(ctx, t.named, transferParallel, func(ctx context.Context, b db.StoredBlob) error {
+	return registry.EachStored(ctx, t.named, transferParallel, func(ctx context.Context, b db.StoredBlob) error {
 		if err := t.one(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", b.Digest, err)
 		}
@@ -192,7 +198,7 @@ func (t *transfer) one(ctx context.Context, b db.StoredBlob) error {
 			err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkVerified(b.Digest, b.Generation, info.Stamp) })
 		}
 	}
-	damaged := errors.Is(err, ErrDamaged) || errors.Is(err, blobs.ErrNotFound)
+	damaged := errors.Is(err, registry.ErrDamaged) || errors.Is(err, blobs.ErrNotFound)
 	if damaged {
 		err = t.named.Relaxed(ctx, func(tx *db.Tx) error { return tx.MarkDamaged(b.Digest, b.Generation) })
 	}
@@ -221,9 +227,9 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 			}
 		}
 		if !known {
-			_, err = HashStored(ctx, t.to, name, b.Size, nil)
+			_, err = registry.HashStored(ctx, t.to, name, b.Size, nil)
 		}
-		if !errors.Is(err, ErrDamaged) { // what could not be read now may be good
+		if !errors.Is(err, registry.ErrDamaged) { // what could not be read now may be good
 			return nil, err
 		}
 	}
@@ -238,7 +244,7 @@ func (t *transfer) bring(ctx context.Context, b db.StoredBlob, name blobs.Name) 
 		}
 		// The blob may have been pushed again since the database was copied: the same bytes are in another file.
 		var now db.StoredBlob
-		err = t.from.db.View(ctx, func(tx *db.Tx) (err error) { now, err = tx.StoredBlob(b.Digest); return err })
+		err = t.source.DB.View(ctx, func(tx *db.Tx) (err error) { now, err = tx.StoredBlob(b.Digest); return err })
 		if err != nil || now.Generation == source.Generation {
 			return nil, blobs.ErrNotFound
 		}
@@ -262,7 +268,7 @@ func (t *transfer) knows(ctx context.Context, b db.StoredBlob, info blobs.Info) 
 
 // take links or copies one file. blobs.ErrNotFound if it is not there.
 func (t *transfer) take(ctx context.Context, b db.StoredBlob, source, name blobs.Name) (how *int64, err error) {
-	info, err := t.from.blobs.Stat(ctx, source)
+	info, err := t.source.Blobs.Stat(ctx, source)
 	if err != nil {
 		return nil, err
 	}
@@ -272,68 +278,32 @@ func (t *transfer) take(ctx context.Context, b db.StoredBlob, source, name blobs
 				return nil, err
 			}
 		}
-		if linker, ok := t.from.blobs.(blobs.Linker); ok {
+		if linker, ok := t.source.Blobs.(blobs.Linker); ok {
 			err := linker.Link(ctx, name, t.to)
 			if !errors.Is(err, errors.ErrUnsupported) {
 				return &t.report.Linked, err
 			}
 		}
 	}
-	return &t.report.Copied, CopyBlob(ctx, t.from.blobs, source, t.to, name, b.Size)
+	return &t.report.Copied, copyBlob(ctx, t.source.Blobs, source, t.to, name, b.Size)
 }
 
-// CopyBlob copies bytes from one store to another and verifies them on the way: ErrDamaged.
-func CopyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs.Store, target blobs.Name, size int64) error {
+// copyBlob copies bytes from one store to another and verifies them on the way: registry.ErrDamaged.
+func copyBlob(ctx context.Context, from blobs.Store, source blobs.Name, to blobs.Store, target blobs.Name, size int64) error {
 	f, _, err := from.Open(ctx, source)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = CopyIn(ctx, f, to, target, size)
+	_, err = registry.CopyIn(ctx, f, to, target, size)
 	return err
-}
-
-// CopyIn copies the bytes of a blob into a store and verifies them on the way: ErrDamaged.
-func CopyIn(ctx context.Context, f io.Reader, to blobs.Store, target blobs.Name, size int64) (stamp int64, err error) {
-	stage, err := to.Stage(ctx, target.Generation, 0)
-	if err != nil {
-		return 0, err
-	}
-	v := target.Digest.Verifier()
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(stage, v)}, contextReader{ctx, f}, buf[:])
-	err = errors.Join(err, stage.Close())
-	if err == nil && (n != size || !v.Verified()) {
-		err = ErrDamaged
-	}
-	if err == nil {
-		stamp, err = to.Commit(ctx, target.Generation, target, size)
-	}
-	if err != nil {
-		err = errors.Join(err, to.Discard(context.WithoutCancel(ctx), target.Generation))
-	}
-	return stamp, err
-}
-
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 // removeOthers removes the blobs that the backup's database, at path, does not name.
 func (t *transfer) removeOthers(ctx context.Context, path string) error {
-	named, err := db.Open(ctx, db.Options{Path: path, Log: t.from.log})
+	named, err := db.Open(ctx, db.Options{Path: path, Log: t.source.Log})
 	if err != nil {
-		return AsError(err)
+		return registry.AsError(err)
 	}
 	err = t.to.Names(ctx, "", func(name blobs.Name, _ blobs.Info) error {
 		stored := true
@@ -354,7 +324,7 @@ type RestoreOptions struct {
 	AllowNetwork bool
 	Replace      bool // the registry's database may be there: it is moved out of the way
 	EndTokens    bool // those of the backup are good for nothing, since they may have been revoked after it was made
-	Progress     func(BackupReport)
+	Progress     func(Report)
 }
 
 // ErrExists is returned by Restore and Rebuild when there is a database that they may not replace.
@@ -363,7 +333,7 @@ var ErrExists = errors.New("there is a database already")
 // Restore makes a registry of a backup. Everything is read and verified before anything is replaced, and the database is
 // put in its place last; the one that was there is kept beside it, under the name that retired returns. No server may
 // run on the target.
-func Restore(ctx context.Context, opt RestoreOptions) (report BackupReport, retired string, err error) {
+func Restore(ctx context.Context, opt RestoreOptions) (report Report, retired string, err error) {
 	start := time.Now()
 	if opt.DB, err = db.Real(opt.DB); err != nil {
 		return report, "", err
@@ -461,7 +431,7 @@ func copyFile(from, to string) error {
 	return errors.Join(err, target.Sync(), target.Close())
 }
 
-func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOptions, report *BackupReport) error {
+func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOptions, report *Report) error {
 	problems, err := named.Integrity(ctx)
 	if err != nil {
 		return err
@@ -470,10 +440,10 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 		return fmt.Errorf("the backup's database is damaged: %s", problems[0])
 	}
 	// Two passes: the backup is known to be good before the first byte of the target changes.
-	backup := New(Config{DB: named, Blobs: from})
+	reg := registry.New(registry.Config{DB: named, Blobs: from})
 	var bad atomic.Int64
 	var first atomic.Pointer[string]
-	_, err = backup.Check(ctx, CheckOptions{ReadData: true, Found: func(f Finding) {
+	_, err = check.Run(ctx, reg, check.Options{ReadData: true, Found: func(f check.Finding) {
 		if f.Known || f.Kind == "file" || f.Kind == "reference" {
 			return
 		}
@@ -494,7 +464,7 @@ func restore(ctx context.Context, named *db.DB, from *blobs.Dir, opt RestoreOpti
 	if same, err := blobs.Same(to, from); err != nil || same {
 		return cmp.Or(err, fmt.Errorf("%s has the backup's own blobs: it can be served as it is", opt.Blobs))
 	}
-	t := transfer{from: backup, to: to, named: named, verify: true, report: report, progress: opt.Progress}
+	t := transfer{from: reg, source: reg.Storage(), to: to, named: named, verify: true, report: report, progress: opt.Progress}
 	if err := t.all(ctx); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package registry
+package backup
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -80,7 +81,7 @@ func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, ret
 	if err != nil {
 		return report, "", err
 	}
-	b := rebuilder{r: New(Config{DB: database, Blobs: store, Log: opt.Log}), opt: opt, report: &report}
+	b := rebuilder{reg: registry.New(registry.Config{DB: database, Blobs: store, Log: opt.Log}), db: database, store: store, opt: opt, report: &report}
 	report.Policy = map[string]int64{}
 	err = b.blobs(ctx)
 	if err == nil {
@@ -95,7 +96,9 @@ func Rebuild(ctx context.Context, opt RebuildOptions) (report RebuildReport, ret
 }
 
 type rebuilder struct {
-	r      *Registry
+	reg    *registry.Registry
+	db     *db.DB
+	store  blobs.Store
 	opt    RebuildOptions
 	report *RebuildReport
 }
@@ -114,7 +117,7 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 	}
 	shard, list := "", map[digest.Digest]found{}
 	flush := func() error {
-		err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		err := b.db.Relaxed(ctx, func(tx *db.Tx) error {
 			for _, f := range list {
 				if _, _, err := tx.PutBlob(f.blob); err != nil {
 					return err
@@ -126,7 +129,7 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 		clear(list)
 		return err
 	}
-	err := b.r.blobs.Names(ctx, "", func(name blobs.Name, info blobs.Info) error {
+	err := b.store.Names(ctx, "", func(name blobs.Name, info blobs.Info) error {
 		// Files of one digest come together, within the first two digits of the hash.
 		if s := name.Digest.String()[:len("sha256:00")]; s != shard {
 			shard = s
@@ -136,7 +139,7 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 		}
 		n := db.NewBlob{Digest: name.Digest, Size: info.Size, Generation: name.Generation}
 		if b.opt.ReadData {
-			if _, err := b.r.HashFile(ctx, name, info.Size, nil); errors.Is(err, ErrDamaged) {
+			if _, err := b.reg.HashFile(ctx, name, info.Size, nil); errors.Is(err, registry.ErrDamaged) {
 				b.report.Damaged++
 				return nil
 			} else if err != nil {
@@ -155,12 +158,12 @@ func (b *rebuilder) blobs(ctx context.Context) error {
 
 // journalKey is what a line is about.
 type journalKey struct {
-	repo   RepoName
-	tag    Tag
+	repo   registry.RepoName
+	tag    registry.Tag
 	digest digest.Digest // of a manifest
 }
 
-func (l journalLine) key() journalKey {
+func keyOf(l registry.JournalLine) journalKey {
 	if l.Tag != "" {
 		return journalKey{repo: l.Repository, tag: l.Tag}
 	}
@@ -169,15 +172,15 @@ func (l journalLine) key() journalKey {
 
 // journal reads the journal several times: which line about each thing is the last, and then what these say.
 func (b *rebuilder) journal(ctx context.Context) error {
-	last, policy := map[journalKey]int64{}, map[db.PolicyKey]journalLine{}
-	broken, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
+	last, policy := map[journalKey]int64{}, map[db.PolicyKey]registry.JournalLine{}
+	broken, err := registry.ReadJournal(ctx, b.store, func(l registry.JournalLine) error {
 		if l.Policy != nil {
-			if l.ID >= policy[l.Policy.key()].ID {
-				policy[l.Policy.key()] = l
+			if l.ID >= policy[l.Policy.Key()].ID {
+				policy[l.Policy.Key()] = l
 			}
 			return nil
 		}
-		last[l.key()] = max(last[l.key()], l.ID)
+		last[keyOf(l)] = max(last[keyOf(l)], l.ID)
 		return nil
 	})
 	if errors.Is(err, blobs.ErrNotFound) {
@@ -191,19 +194,19 @@ func (b *rebuilder) journal(ctx context.Context) error {
 		return err
 	}
 	for _, tags := range []bool{false, true} { // a tag needs its manifest
-		var batch []journalLine
+		var batch []registry.JournalLine
 		bytes := 0
 		flush := func() error {
-			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(ctx, tx, batch) })
+			err := b.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(ctx, tx, batch) })
 			clear(batch)
 			batch, bytes = batch[:0], 0
 			return err
 		}
-		_, err := readJournal(ctx, b.r.blobs, func(l journalLine) error {
-			if l.Policy != nil || (l.Tag != "") != tags || last[l.key()] != l.ID {
+		_, err := registry.ReadJournal(ctx, b.store, func(l registry.JournalLine) error {
+			if l.Policy != nil || (l.Tag != "") != tags || last[keyOf(l)] != l.ID {
 				return nil
 			}
-			last[l.key()] = -1 // the line may be there twice
+			last[keyOf(l)] = -1 // the line may be there twice
 			bytes += len(l.Content)
 			if batch = append(batch, l); len(batch) < rebuildBatch && bytes < rebuildBytes {
 				return nil
@@ -217,7 +220,7 @@ func (b *rebuilder) journal(ctx context.Context) error {
 	return nil
 }
 
-func (b *rebuilder) apply(ctx context.Context, tx *db.Tx, lines []journalLine) error {
+func (b *rebuilder) apply(ctx context.Context, tx *db.Tx, lines []registry.JournalLine) error {
 	for _, l := range lines {
 		var err error
 		switch {
@@ -234,16 +237,16 @@ func (b *rebuilder) apply(ctx context.Context, tx *db.Tx, lines []journalLine) e
 }
 
 // policy writes the entries that are left: users before what they have.
-func (b *rebuilder) policy(ctx context.Context, last map[db.PolicyKey]journalLine) error {
+func (b *rebuilder) policy(ctx context.Context, last map[db.PolicyKey]registry.JournalLine) error {
 	entries := map[string][]db.PolicyEntry{}
 	for key, l := range last {
 		if !l.Deleted {
-			entries[key.Kind] = append(entries[key.Kind], l.Policy.entry())
+			entries[key.Kind] = append(entries[key.Kind], l.Policy.Entry())
 		}
 	}
 	for _, kind := range db.PolicyKinds() {
 		for some := range slices.Chunk(entries[kind], rebuildBatch) {
-			err := b.r.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
+			err := b.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
 				for _, e := range some {
 					if err == nil {
 						err = b.putPolicy(tx, e)
@@ -266,7 +269,7 @@ func (b *rebuilder) policy(ctx context.Context, last map[db.PolicyKey]journalLin
 // putPolicy writes an entry. One of a user who is gone, or that cannot be, is no line that was written here.
 func (b *rebuilder) putPolicy(tx *db.Tx, e db.PolicyEntry) (err error) {
 	if e.Kind == db.PolicyPublic {
-		_, err = ParseRepoName(e.Name)
+		_, err = registry.ParseRepoName(e.Name)
 	}
 	if err == nil {
 		err = tx.PutPolicy(e)
@@ -282,11 +285,11 @@ func (b *rebuilder) putPolicy(tx *db.Tx, e db.PolicyEntry) (err error) {
 	return nil
 }
 
-func (b *rebuilder) tag(tx *db.Tx, l journalLine) error {
+func (b *rebuilder) tag(tx *db.Tx, l registry.JournalLine) error {
 	if l.Digest == "" {
 		return nil
 	}
-	if _, err := ParseTag(string(l.Tag)); err != nil {
+	if _, err := registry.ParseTag(string(l.Tag)); err != nil {
 		b.report.Broken++
 		return nil
 	}
@@ -302,49 +305,15 @@ func (b *rebuilder) tag(tx *db.Tx, l journalLine) error {
 	return tx.SetTag(m.RepositoryID, l.Tag, m.ID)
 }
 
-func (b *rebuilder) manifest(ctx context.Context, tx *db.Tx, l journalLine) error {
-	doc, err := parseStored(l.MediaType, l.Content)
-	if err != nil || l.Digest.Validate() != nil || l.Digest.Algorithm().FromBytes(l.Content) != l.Digest {
+func (b *rebuilder) manifest(ctx context.Context, tx *db.Tx, l registry.JournalLine) error {
+	whole, err := b.reg.RestoreManifest(ctx, tx, l)
+	if err != nil {
+		return err
+	}
+	if whole {
+		b.report.Manifests++
+	} else {
 		b.report.Broken++
-		return nil
 	}
-	repositoryID, err := tx.MakeRepository(l.Repository, false)
-	if err != nil {
-		return err
-	}
-	for _, ref := range append(append([]reference{}, doc.blobs...), doc.children...) {
-		stored, err := tx.StoredBlob(ref.digest)
-		if errors.Is(err, db.ErrNotFound) {
-			continue // the manifest misses it
-		}
-		if err == nil && stored.Size != ref.size && !stored.Damaged && stored.Stamp == 0 {
-			err = b.whichIsWrong(ctx, tx, stored)
-		}
-		if err == nil {
-			err = tx.LinkBlob(repositoryID, stored.ID, ref.digest)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	m := db.Manifest{RepositoryID: repositoryID, Digest: l.Digest, MediaType: l.MediaType, Size: int64(len(l.Content)), Content: l.Content}
-	if m.ID, err = storeManifest(tx, m, doc, SparseAll, acceptSize); err == nil && l.Copy {
-		err = tx.CacheManifest(m.ID)
-	}
-	b.report.Manifests++
-	return err
-}
-
-// whichIsWrong reads a blob that has another size than a manifest says: a power cut may have left a part of it, or the
-// manifest was taken as it is.
-func (b *rebuilder) whichIsWrong(ctx context.Context, tx *db.Tx, stored db.StoredBlob) error {
-	name := blobs.Name{Digest: stored.Digest, Generation: stored.Generation}
-	info, err := b.r.HashFile(ctx, name, stored.Size, nil)
-	if errors.Is(err, ErrDamaged) {
-		return tx.MarkDamaged(stored.Digest, stored.Generation)
-	}
-	if err != nil {
-		return err
-	}
-	return tx.MarkVerified(stored.Digest, stored.Generation, info.Stamp)
+	return nil
 }

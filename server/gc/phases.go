@@ -1,4 +1,4 @@
-package registry
+package gc
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -329,7 +330,7 @@ func (c *collector) sweepUploads(ctx context.Context) error {
 	if c.opt.DryRun {
 		return nil // the server expires them every minute, collection or not
 	}
-	n, err := c.r.ExpireUploads(ctx)
+	n, err := c.reg.ExpireUploads(ctx)
 	c.report.Uploads += int64(n)
 	return err
 }
@@ -344,11 +345,11 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	if err := c.view(ctx, func(tx *db.Tx) (err error) { from, err = tx.Note(filesCursor); return err }); err != nil {
 		return err
 	}
-	before := c.now.Add(-max(c.opt.Grace, MinOrphanAge))
-	next, err := Orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o Orphan) error {
-		if toucher, ok := c.store.(blobs.Toucher); ok && IsAhead(o.Info) {
+	before := c.now.Add(-max(c.opt.Grace, registry.MinOrphanAge))
+	next, err := registry.Orphans(ctx, c.store, c.rows, digest.Digest(from), before, c.enough, func(o registry.Orphan) error {
+		if toucher, ok := c.store.(blobs.Toucher); ok && registry.IsAhead(o.Info) {
 			return toucher.Touch(ctx, o.Name)
-		} else if IsAhead(o.Info) {
+		} else if registry.IsAhead(o.Info) {
 			return nil
 		}
 		if err := c.store.Remove(ctx, o.Name); err != nil {
@@ -365,7 +366,7 @@ func (c *collector) sweepFiles(ctx context.Context) error {
 	if err == nil {
 		next = ""
 	}
-	if noting := c.x.Update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, next.String()) }); noting != nil {
+	if noting := c.lock.Update(ctx, func(tx *db.Tx) error { return tx.SetNote(filesCursor, next.String()) }); noting != nil {
 		return noting
 	}
 	return err
@@ -376,19 +377,19 @@ func (c *collector) tidyJournal(ctx context.Context) error {
 	if c.opt.DryRun {
 		return nil
 	}
-	if err := c.r.exportJournal(ctx, lockWait); err != nil {
-		c.r.log.Warn("the journal beside the blobs is behind", "err", err)
+	if err := c.reg.ExportJournal(ctx, registry.LockWait); err != nil {
+		c.log.Warn("the journal beside the blobs is behind", "err", err)
 	}
 	c.others = c.writesOfOthers() // the export is nobody else
 	before := c.now.Add(-max(c.opt.UndoWindow, 0))
 	for done := false; !done; {
 		n := c.batch
 		err := c.sweep(ctx, func(tx *db.Tx) error {
-			at, err := journalPosition(tx)
+			last, err := registry.JournaledChange(tx)
 			if err != nil {
 				return err
 			}
-			pruned, err := tx.PruneChanges(before, at.ID, n)
+			pruned, err := tx.PruneChanges(before, last, n)
 			done = pruned < int64(n)
 			return err
 		})
@@ -408,7 +409,7 @@ func (c *collector) giveBack(ctx context.Context) error {
 	}
 	for spare := int64(1); spare > 0; {
 		n := min(int64(c.batch), spare)
-		err := c.sweepWith(ctx, c.x.Spare, func(tx *db.Tx) error {
+		err := c.sweepWith(ctx, c.lock.Spare, func(tx *db.Tx) error {
 			before, err := tx.Pages()
 			if err != nil || !before.GivesBack || before.Spare() == 0 {
 				spare = 0
@@ -426,7 +427,7 @@ func (c *collector) giveBack(ctx context.Context) error {
 			return err
 		})
 		if errors.Is(err, db.ErrFull) {
-			c.r.log.Warn("the database keeps its free pages: there is no room to move pages", "err", err)
+			c.log.Warn("the database keeps its free pages: there is no room to move pages", "err", err)
 			return nil
 		}
 		if err != nil {
@@ -439,7 +440,7 @@ func (c *collector) giveBack(ctx context.Context) error {
 
 // compact writes the database anew.
 func (c *collector) compact(ctx context.Context) error {
-	before, after, err := c.r.db.Compact(ctx)
+	before, after, err := c.db.Compact(ctx)
 	c.report.Database += before - after
 	return err
 }

@@ -1,4 +1,5 @@
-package registry
+// Package check compares what the database says with what is stored.
+package check
 
 import (
 	"context"
@@ -10,13 +11,14 @@ import (
 
 	"registry/blobs"
 	"registry/db"
+	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
 )
 
-// CheckOptions say how thorough a check is.
-type CheckOptions struct {
+// Options say how thorough a check is.
+type Options struct {
 	ReadData     bool          // read every blob and compare it with its digest
 	SkipVerified time.Duration // but not those that were read and found good within this time; 0: all
 	Rate         int64         // bytes a second to read at most; 0: no limit
@@ -24,24 +26,24 @@ type CheckOptions struct {
 	Repair       bool          // mark damaged blobs, so that the next push heals them, and clear marks that are wrong
 	MaxDuration  time.Duration // stop in good order after so long; 0: no limit
 	Found        func(Finding) // called for each finding, by one goroutine at a time; nil for nobody
-	Progress     func(CheckReport)
+	Progress     func(Report)
 }
 
 // Finding is something that is not as it should be.
 type Finding struct {
 	// missing, size, digest, unreadable, damaged (found before): a blob. file: no row names it. manifest: its content does
 	// not have its digest. reference: a manifest names what its repository does not have. database: SQLite's words.
-	Kind       string        `json:"kind"`
-	Repository RepoName      `json:"repository,omitempty"`
-	Digest     digest.Digest `json:"digest,omitempty"`
-	Detail     string        `json:"detail"`
-	Tags       []string      `json:"tags,omitempty"`  // images that need it, up to 20
-	Known      bool          `json:"known,omitempty"` // it was found before, and clients are told that it is not there
-	Repaired   bool          `json:"repaired"`
+	Kind       string            `json:"kind"`
+	Repository registry.RepoName `json:"repository,omitempty"`
+	Digest     digest.Digest     `json:"digest,omitempty"`
+	Detail     string            `json:"detail"`
+	Tags       []string          `json:"tags,omitempty"`  // images that need it, up to 20
+	Known      bool              `json:"known,omitempty"` // it was found before, and clients are told that it is not there
+	Repaired   bool              `json:"repaired"`
 }
 
-// CheckReport counts what a check looked at.
-type CheckReport struct {
+// Report counts what a check looked at.
+type Report struct {
 	Complete  bool          `json:"complete"`
 	Took      time.Duration `json:"tookNanoseconds"`
 	Blobs     int64         `json:"blobs"`
@@ -52,10 +54,11 @@ type CheckReport struct {
 	Findings  int64         `json:"findings"`
 }
 
-// Check compares what the database says with what is stored. It changes nothing without Repair but the times at which
+// Run compares what the database says with what is stored. It changes nothing without Repair but the times at which
 // blobs were last verified, and may run beside a live server. An error means that it could not look.
-func (r *Registry) Check(ctx context.Context, opt CheckOptions) (CheckReport, error) {
-	c := &checker{r: r, opt: opt, now: r.db.Now()}
+func Run(ctx context.Context, reg *registry.Registry, opt Options) (Report, error) {
+	at := reg.Storage()
+	c := &checker{reg: reg, db: at.DB, store: at.Blobs, opt: opt, now: at.DB.Now()}
 	if c.opt.Parallel <= 0 {
 		c.opt.Parallel = 2
 	}
@@ -63,7 +66,7 @@ func (r *Registry) Check(ctx context.Context, opt CheckOptions) (CheckReport, er
 		c.stop = time.Now().Add(opt.MaxDuration)
 	}
 	if opt.Rate > 0 {
-		c.limit = rate.NewLimiter(rate.Limit(opt.Rate), max(int(min(opt.Rate, 64<<20)), copyBuffer))
+		c.limit = rate.NewLimiter(rate.Limit(opt.Rate), max(int(min(opt.Rate, 64<<20)), registry.PieceSize))
 	}
 	start := time.Now()
 	var err error
@@ -77,21 +80,29 @@ func (r *Registry) Check(ctx context.Context, opt CheckOptions) (CheckReport, er
 		err = nil
 	}
 	if err != nil {
-		return c.report, AsError(err)
+		return c.report, registry.AsError(err)
 	}
 	return c.report, nil
 }
 
+// errEnough stops a check that has used its time.
+var errEnough = errors.New("the time is used up")
+
+// maxTags is how many images are named for a finding: a base layer may be in every image.
+const maxTags = 20
+
 // checker is one check.
 type checker struct {
-	r     *Registry
-	opt   CheckOptions
+	reg   *registry.Registry
+	db    *db.DB
+	store blobs.Store
+	opt   Options
 	now   time.Time
 	stop  time.Time
 	limit *rate.Limiter
 
 	mu     sync.Mutex
-	report CheckReport
+	report Report
 }
 
 func (c *checker) enough() error {
@@ -110,7 +121,7 @@ func (c *checker) found(f Finding) {
 	}
 }
 
-func (c *checker) count(add func(*CheckReport)) {
+func (c *checker) count(add func(*Report)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	add(&c.report)
@@ -120,7 +131,7 @@ func (c *checker) count(add func(*CheckReport)) {
 }
 
 func (c *checker) database(ctx context.Context) error {
-	problems, err := c.r.db.Integrity(ctx)
+	problems, err := c.db.Integrity(ctx)
 	for _, p := range problems {
 		c.found(Finding{Kind: "database", Detail: p})
 	}
@@ -133,13 +144,13 @@ func (c *checker) database(ctx context.Context) error {
 // usage adds up what the sums of usage say.
 func (c *checker) usage(ctx context.Context) error {
 	var wrong int64
-	err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { wrong, err = tx.WrongUsages(); return err })
+	err := c.db.View(ctx, func(tx *db.Tx) (err error) { wrong, err = tx.WrongUsages(); return err })
 	if err != nil || wrong == 0 {
 		return err
 	}
 	f := Finding{Kind: "database", Detail: fmt.Sprintf("what du shows is wrong for %d repositories", wrong)}
 	if c.opt.Repair {
-		if err := c.r.db.RepairUsage(ctx); err != nil {
+		if err := c.db.RepairUsage(ctx); err != nil {
 			return err
 		}
 		f.Repaired = true
@@ -152,7 +163,7 @@ func (c *checker) usage(ctx context.Context) error {
 func (c *checker) manifests(ctx context.Context) error {
 	for after := int64(0); ; {
 		var list []db.JournalManifest
-		err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.JournalManifests(after, 100); return err })
+		err := c.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.JournalManifests(after, 100); return err })
 		if err = errors.Join(err, ctx.Err(), c.enough()); err != nil || len(list) == 0 {
 			return err
 		}
@@ -160,17 +171,17 @@ func (c *checker) manifests(ctx context.Context) error {
 			after = m.ID
 			if m.Digest.Algorithm().FromBytes(m.Content) != m.Digest {
 				c.found(Finding{Kind: "manifest", Repository: m.Repository, Digest: m.Digest, Detail: "its content does not have its digest: push it again",
-					Tags: c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfManifest(m.ID, maxHolds) })})
+					Tags: c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfManifest(m.ID, maxTags) })})
 			}
 		}
-		c.count(func(r *CheckReport) { r.Manifests += int64(len(list)) })
+		c.count(func(r *Report) { r.Manifests += int64(len(list)) })
 	}
 }
 
 // tags names the images that are hit.
 func (c *checker) tags(ctx context.Context, find func(*db.Tx) ([]db.Image, error)) (names []string) {
 	var images []db.Image
-	if err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { images, err = find(tx); return err }); err != nil {
+	if err := c.db.View(ctx, func(tx *db.Tx) (err error) { images, err = find(tx); return err }); err != nil {
 		return []string{"(unknown: " + err.Error() + ")"}
 	}
 	for _, i := range images {
@@ -184,18 +195,18 @@ func (c *checker) tags(ctx context.Context, find func(*db.Tx) ([]db.Image, error
 // that is as it should be.
 func (c *checker) references(ctx context.Context) error {
 	var broken []db.Missing
-	if err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { broken, err = tx.UnlinkedHolds(100); return err }); err != nil {
+	if err := c.db.View(ctx, func(tx *db.Tx) (err error) { broken, err = tx.UnlinkedHolds(100); return err }); err != nil {
 		return err
 	}
 	for _, m := range broken {
 		c.foundMissing(ctx, m, "needs a blob that its repository does not have, and the database believes it has")
 	}
-	if c.r.sparse != SparseNone {
+	if c.reg.AcceptsMissing() {
 		return nil
 	}
 	for last := (db.Missing{}); ; {
 		var list []db.Missing
-		err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.MissingReferences(last, 100); return err })
+		err := c.db.View(ctx, func(tx *db.Tx) (err error) { list, err = tx.MissingReferences(last, 100); return err })
 		if err = errors.Join(err, ctx.Err()); err != nil || len(list) == 0 {
 			return err
 		}
@@ -213,22 +224,25 @@ func (c *checker) references(ctx context.Context) error {
 
 // isNeeded says whether the manifest is still there and needs what it misses.
 func (c *checker) isNeeded(ctx context.Context, m db.Missing) (needed bool, err error) {
-	err = c.r.db.View(ctx, func(tx *db.Tx) error {
+	err = c.db.View(ctx, func(tx *db.Tx) error {
 		manifest, err := tx.ManifestByID(m.ManifestID)
-		needed = err == nil && needs(manifest, m.Digest)
+		needed = err == nil && registry.Needs(manifest, m.Digest)
 		return err
 	})
-	return needed, ignoreNotFound(err)
+	if errors.Is(err, db.ErrNotFound) {
+		err = nil
+	}
+	return needed, err
 }
 
 func (c *checker) foundMissing(ctx context.Context, m db.Missing, detail string) {
 	c.found(Finding{Kind: "reference", Repository: m.Repository, Digest: m.Manifest, Detail: detail,
-		Tags: c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfManifest(m.ManifestID, maxHolds) })})
+		Tags: c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfManifest(m.ManifestID, maxTags) })})
 }
 
 // blobs looks at the file of every blob, and reads it if that was asked for or it looks different.
 func (c *checker) blobs(ctx context.Context) error {
-	return EachStored(ctx, c.r.db, c.opt.Parallel, func(ctx context.Context, b db.StoredBlob) error {
+	return registry.EachStored(ctx, c.db, c.opt.Parallel, func(ctx context.Context, b db.StoredBlob) error {
 		return errors.Join(c.enough(), c.blob(ctx, b))
 	})
 }
@@ -236,7 +250,7 @@ func (c *checker) blobs(ctx context.Context) error {
 // blob checks one. Its error means that the check cannot go on.
 func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	name := blobs.Name{Digest: b.Digest, Generation: b.Generation}
-	info, err := c.r.blobs.Stat(ctx, name)
+	info, err := c.store.Stat(ctx, name)
 	read := false
 	if err == nil && info.Size == b.Size {
 		read = b.Damaged || c.opt.ReadData && (c.opt.SkipVerified <= 0 || db.Age(b.VerifiedAt, c.now) > c.opt.SkipVerified) ||
@@ -244,7 +258,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	}
 	var impatient error // says nothing about the blob
 	if read {
-		info, err = c.r.HashFile(ctx, name, b.Size, func(n int) error {
+		info, err = c.reg.HashFile(ctx, name, b.Size, func(n int) error {
 			if c.limit != nil {
 				impatient = c.limit.WaitN(ctx, n)
 			}
@@ -254,7 +268,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	if ended := errors.Join(ctx.Err(), impatient); ended != nil {
 		return ended
 	}
-	c.count(func(r *CheckReport) {
+	c.count(func(r *Report) {
 		if r.Blobs++; read {
 			r.Read++
 			r.BytesRead += b.Size
@@ -264,7 +278,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	switch {
 	case errors.Is(err, blobs.ErrNotFound):
 		finding.Kind, finding.Detail = "missing", "the file is missing"
-	case errors.Is(err, ErrDamaged):
+	case errors.Is(err, registry.ErrDamaged):
 		finding.Kind, finding.Detail = "digest", err.Error()
 	case err != nil:
 		finding.Kind, finding.Detail = "unreadable", err.Error()
@@ -273,7 +287,7 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 	case b.Damaged && !c.opt.Repair:
 		finding.Kind, finding.Detail = "damaged", "it was found damaged before, but its bytes are right: repair makes it available again"
 	case read:
-		c.r.MarkVerified(ctx, name, info.Stamp)
+		c.reg.MarkVerified(ctx, name, info.Stamp)
 		return nil
 	default:
 		return nil
@@ -284,11 +298,11 @@ func (c *checker) blob(ctx context.Context, b db.StoredBlob) error {
 func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error) error {
 	// A push may have replaced the file, or a collection removed it, since the row was read.
 	still := false
-	err := c.r.db.View(ctx, func(tx *db.Tx) (err error) { still, err = tx.IsStored(b.Digest, b.Generation); return err })
+	err := c.db.View(ctx, func(tx *db.Tx) (err error) { still, err = tx.IsStored(b.Digest, b.Generation); return err })
 	if err != nil || !still {
 		return err
 	}
-	f.Tags = c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfBlob(b.ID, maxHolds) })
+	f.Tags = c.tags(ctx, func(tx *db.Tx) ([]db.Image, error) { return tx.TagsOfBlob(b.ID, maxTags) })
 	// Only what the disk itself says of the bytes is damage: without a free file descriptor nothing can be read either.
 	if f.Kind == "unreadable" && !errors.Is(why, syscall.EIO) {
 		c.found(f)
@@ -296,11 +310,11 @@ func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error
 	}
 	if c.opt.Repair && f.Kind != "damaged" {
 		if f.Kind == "missing" {
-			if err := c.r.blobs.Check(ctx); err != nil {
+			if err := c.store.Check(ctx); err != nil {
 				return fmt.Errorf("a file is missing and the store is not usable: %w", err)
 			}
 		}
-		err := c.r.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.MarkDamaged(b.Digest, b.Generation) })
+		err := c.db.Reclaim(ctx, func(tx *db.Tx) error { return tx.MarkDamaged(b.Digest, b.Generation) })
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
 			return err
 		}
@@ -313,9 +327,9 @@ func (c *checker) bad(ctx context.Context, b db.StoredBlob, f Finding, why error
 
 // files looks for files that no row names and that are too old to be waiting for theirs.
 func (c *checker) files(ctx context.Context) error {
-	seen := func() error { c.count(func(r *CheckReport) { r.Files++ }); return c.enough() }
-	_, err := Orphans(ctx, c.r.blobs, c.r.db, "", c.now.Add(-MinOrphanAge), seen, func(o Orphan) error {
-		if IsAhead(o.Info) {
+	seen := func() error { c.count(func(r *Report) { r.Files++ }); return c.enough() }
+	_, err := registry.Orphans(ctx, c.store, c.db, "", c.now.Add(-registry.MinOrphanAge), seen, func(o registry.Orphan) error {
+		if registry.IsAhead(o.Info) {
 			return nil // how old it is, collection will know
 		}
 		c.found(Finding{Kind: "file", Digest: o.Digest, Detail: fmt.Sprintf("no row names the file of generation %s (%d bytes): collection removes it", o.Generation, o.Size)})

@@ -1,4 +1,4 @@
-package registry
+package gc
 
 import (
 	"context"
@@ -7,17 +7,18 @@ import (
 	"time"
 
 	"registry/db"
+	"registry/server/registry"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // Hold is something that keeps a manifest or a blob.
 type Hold struct {
-	Kind       string        `json:"kind"` // tag, index, subject, manifest, lease, upload, undo
-	Repository RepoName      `json:"repository"`
-	Tag        Tag           `json:"tag,omitempty"`
-	Digest     digest.Digest `json:"digest,omitempty"` // of what holds it
-	Until      time.Time     `json:"until,omitzero"`   // when it ends by itself
+	Kind       string            `json:"kind"` // tag, index, subject, manifest, lease, upload, undo
+	Repository registry.RepoName `json:"repository"`
+	Tag        registry.Tag      `json:"tag,omitempty"`
+	Digest     digest.Digest     `json:"digest,omitempty"` // of what holds it
+	Until      time.Time         `json:"until,omitzero"`   // when it ends by itself
 }
 
 // Why is what holds a manifest or a blob, or since when nothing does.
@@ -38,22 +39,22 @@ type Why struct {
 const maxHolds = 20
 
 // WhyManifest explains what keeps a manifest of a repository from a collection with these options. ManifestUnknown.
-func (r *Registry) WhyManifest(ctx context.Context, repo RepoName, ref Reference, opt CollectOptions) (w Why, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
-		m, err := named(tx, repo, ref, (*db.Tx).StatManifest, (*db.Tx).StatTaggedManifest)
+func WhyManifest(ctx context.Context, reg *registry.Registry, repo registry.RepoName, ref registry.Reference, opt Options) (w Why, err error) {
+	err = reg.Storage().DB.View(ctx, func(tx *db.Tx) error {
+		m, err := registry.StatIn(tx, repo, ref)
 		if errors.Is(err, db.ErrNotFound) && ref.Digest != "" {
-			return r.whyDeleted(tx, repo, ref.Digest, opt, &w)
+			return whyDeleted(reg, tx, repo, ref.Digest, opt, &w)
 		}
 		if err != nil {
 			return err
 		}
 		w = Why{Kind: "manifest", Digest: m.Digest, Size: m.Size}
-		return r.whyManifest(tx, m, opt, &w)
+		return whyManifest(reg, tx, m, opt, &w)
 	})
-	return w, unknown(err, ManifestUnknown, ref.String())
+	return w, registry.Unknown(err, registry.ManifestUnknown, ref.String())
 }
 
-func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt CollectOptions, w *Why) error {
+func whyDeleted(reg *registry.Registry, tx *db.Tx, repo registry.RepoName, d digest.Digest, opt Options, w *Why) error {
 	m, err := tx.DeletedManifest(repo, d)
 	if err != nil {
 		return err
@@ -64,8 +65,8 @@ func (r *Registry) whyDeleted(tx *db.Tx, repo RepoName, d digest.Digest, opt Col
 	return nil
 }
 
-func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *Why) error {
-	cut := r.Cutoff(tx.Now, opt.Grace)
+func whyManifest(reg *registry.Registry, tx *db.Tx, m db.Manifest, opt Options, w *Why) error {
+	cut := reg.Cutoff(tx.Now, opt.Grace)
 	untagged := max(opt.UntaggedAfter, opt.Grace)
 	holders, err := tx.Holders(m.ID, cut, maxHolders)
 	if err != nil {
@@ -78,7 +79,7 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *
 			return err
 		}
 		for _, tag := range tags {
-			w.Holds = append(w.Holds, Hold{Kind: "tag", Repository: h.Repository, Tag: Tag(tag), Digest: h.Digest})
+			w.Holds = append(w.Holds, Hold{Kind: "tag", Repository: h.Repository, Tag: registry.Tag(tag), Digest: h.Digest})
 			w.Held = true
 		}
 		if h.ID != m.ID && len(w.Holds) < maxHolds {
@@ -94,7 +95,7 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *
 	} else if alive && !w.Held {
 		w.Holds = append(w.Holds, Hold{Kind: "upload", Repository: holders[0].Repository})
 	}
-	dangling, err := tx.Dangling(m.ID, r.Cutoff(tx.Now.Add(opt.Grace+time.Hour), opt.Grace))
+	dangling, err := tx.Dangling(m.ID, reg.Cutoff(tx.Now.Add(opt.Grace+time.Hour), opt.Grace))
 	switch {
 	case err != nil || w.Held:
 		w.Since = time.Time{}
@@ -107,20 +108,20 @@ func (r *Registry) whyManifest(tx *db.Tx, m db.Manifest, opt CollectOptions, w *
 }
 
 // WhyBlob explains what keeps a blob, in all repositories, from a collection with these options. BlobUnknown.
-func (r *Registry) WhyBlob(ctx context.Context, d digest.Digest, opt CollectOptions) (w Why, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) error {
+func WhyBlob(ctx context.Context, reg *registry.Registry, d digest.Digest, opt Options) (w Why, err error) {
+	err = reg.Storage().DB.View(ctx, func(tx *db.Tx) error {
 		b, err := tx.StoredBlob(d)
 		if err != nil {
 			return err
 		}
 		w = Why{Kind: "blob", Digest: d, Size: b.Size, Damaged: b.Damaged}
-		return r.whyBlob(tx, b, opt, &w)
+		return whyBlob(reg, tx, b, opt, &w)
 	})
-	return w, unknown(err, BlobUnknown, d.String())
+	return w, registry.Unknown(err, registry.BlobUnknown, d.String())
 }
 
-func (r *Registry) whyBlob(tx *db.Tx, b db.StoredBlob, opt CollectOptions, w *Why) error {
-	holders, err := tx.BlobHolders(b.ID, r.Cutoff(tx.Now, opt.Grace), maxHolds)
+func whyBlob(reg *registry.Registry, tx *db.Tx, b db.StoredBlob, opt Options, w *Why) error {
+	holders, err := tx.BlobHolders(b.ID, reg.Cutoff(tx.Now, opt.Grace), maxHolds)
 	if err != nil {
 		return err
 	}

@@ -20,13 +20,14 @@ const (
 	lockName = "storage"
 	lockBeat = time.Second
 	lockLost = 5 * time.Second // without a beat, as seen by who waits
-	lockWait = 8 * time.Second // long enough for a killed holder to lose the lock
+	// LockWait is long enough for a killed holder to lose a lock.
+	LockWait = 8 * time.Second
 )
 
 // ErrLocked is returned when other work that excludes this one is under way, in this process or another.
 var ErrLocked = errors.New("the registry is being maintained by another process")
 
-// MaintenanceLock is work that holds a lock.
+// MaintenanceLock is held by work that excludes other work.
 type MaintenanceLock struct {
 	r      *Registry
 	lock   string
@@ -38,7 +39,7 @@ type MaintenanceLock struct {
 // ErrLocked. The context that work gets ends when the lock is lost.
 func (r *Registry) WithMaintenanceLock(ctx context.Context, purpose string, work func(context.Context, *MaintenanceLock) error) error {
 	begin := func(fn func(*db.Tx) error) error { return r.db.Collect(ctx, true, fn) }
-	return r.withLock(ctx, lockName, purpose, lockWait, begin, work)
+	return r.withLock(ctx, lockName, purpose, LockWait, begin, work)
 }
 
 // withLock is alone for any lock. begin runs the transactions that take it.
@@ -169,6 +170,23 @@ func (x *MaintenanceLock) Relaxed(ctx context.Context, fn func(*db.Tx) error) er
 func (x *MaintenanceLock) Spare(ctx context.Context, fn func(*db.Tx) error) error {
 	return x.r.db.Relaxed(ctx, x.held(fn))
 }
+
+// SeizeMaintenanceLock takes the lock from whoever holds it, and does not keep it alive: only who works on a copy of a
+// database may.
+func (r *Registry) SeizeMaintenanceLock(ctx context.Context, purpose string) (*MaintenanceLock, error) {
+	x := &MaintenanceLock{r: r, lock: lockName, holder: rand.Text()}
+	err := r.db.Relaxed(ctx, func(tx *db.Tx) error {
+		if err := tx.DropLocks(); err != nil {
+			return err
+		}
+		_, _, err := tx.TakeLock(lockName, x.holder, purpose, db.Lock{})
+		return err
+	})
+	return x, err
+}
+
+// Writes counts the transactions of the work itself.
+func (x *MaintenanceLock) Writes() uint64 { return x.writes.Load() }
 
 func (x *MaintenanceLock) held(fn func(*db.Tx) error) func(*db.Tx) error {
 	return func(tx *db.Tx) error {

@@ -1,22 +1,5 @@
-package registry
-
-import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"time"
-
-	"registry/blobs"
-	"registry/db"
-
-	"github.com/opencontainers/go-digest"
-)
-
-// Garbage collection runs beside a live server, in its process or another. What it relies on:
+// Package gc collects garbage: it removes what nothing refers to, beside a live server, in its process or another. What it
+// relies on:
 //
 //   - Whatever a client was told is there has a lease (201, a mount, a HEAD), which is as long as the grace, or as long
 //     as its push if an upload session of the repository is open.
@@ -27,18 +10,35 @@ import (
 //   - A file without a row is garbage only when it is older than any push could be between its file and its row.
 //
 // So it may be killed at any point, and what it did not come to is found by the next one.
+package gc
 
-const (
-	// DefaultGrace is how long a lease lasts, and minGrace how short it may be unless forced: leaseRenewal relies on it.
-	DefaultGrace = 24 * time.Hour
-	minGrace     = time.Hour
-	// MinOrphanAge is how old a file without a row must be, whatever the grace: a push has stored its file but not
-	// committed its row yet.
-	MinOrphanAge = time.Hour
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"registry/blobs"
+	"registry/db"
+	"registry/server/registry"
+
+	"github.com/opencontainers/go-digest"
 )
 
-// CollectOptions say what may be collected. A zero Grace has to be forced.
-type CollectOptions struct {
+const (
+	// DefaultGrace is how long a lease lasts, and minGrace how short it may be unless forced: the registry renews leases
+	// on that.
+	DefaultGrace = 24 * time.Hour
+	minGrace     = time.Hour
+)
+
+// Options say what may be collected. A zero Grace has to be forced.
+type Options struct {
 	Grace         time.Duration // how long leases last
 	Compact       bool          // write the database anew when all else is done, so that its file is as short as it can be
 	Force         bool          // accept a grace under an hour: pushes under way may fail, and have to be made again
@@ -49,21 +49,21 @@ type CollectOptions struct {
 	DryRun        bool          // change nothing
 	Tmp           string        // directory for the copy of the database that a dry run works on; "": that of the database
 	Found         func(Garbage) // called for everything that goes, nil for nobody
-	Progress      func(CollectReport)
+	Progress      func(Report)
 }
 
 // Garbage is something that collection removes, and why.
 type Garbage struct {
-	Kind       string        `json:"kind"` // manifest, link (a repository's right to a blob), blob, file, upload, deleted
-	Repository RepoName      `json:"repository,omitempty"`
-	Digest     digest.Digest `json:"digest,omitempty"`
-	Bytes      int64         `json:"bytes"` // that its removal frees
-	Why        string        `json:"why"`
-	Since      time.Time     `json:"since,omitzero"`
+	Kind       string            `json:"kind"` // manifest, link (a repository's right to a blob), blob, file, upload, deleted
+	Repository registry.RepoName `json:"repository,omitempty"`
+	Digest     digest.Digest     `json:"digest,omitempty"`
+	Bytes      int64             `json:"bytes"` // that its removal frees
+	Why        string            `json:"why"`
+	Since      time.Time         `json:"since,omitzero"`
 }
 
-// CollectReport counts what a collection removed, or would have.
-type CollectReport struct {
+// Report counts what a collection removed, or would have.
+type Report struct {
 	Phase        string        `json:"phase"` // what it is at, or was when it stopped
 	Complete     bool          `json:"complete"`
 	DryRun       bool          `json:"dryRun"`
@@ -86,26 +86,28 @@ var errEnough = errors.New("the time is used up")
 
 // Collect removes what nothing refers to. ErrLocked if another collection or a backup is under way. What was removed
 // before an error stays removed; the report says how much.
-func (r *Registry) Collect(ctx context.Context, opt CollectOptions) (CollectReport, error) {
+func Collect(ctx context.Context, reg *registry.Registry, opt Options) (Report, error) {
 	if opt.Grace < minGrace && !opt.Force {
-		return CollectReport{}, fmt.Errorf("a grace under %s makes pushes fail that are under way; force it if that is meant", minGrace)
+		return Report{}, fmt.Errorf("a grace under %s makes pushes fail that are under way; force it if that is meant", minGrace)
 	}
 	if opt.DryRun {
-		return r.rehearse(ctx, opt)
+		return rehearse(ctx, reg, opt)
 	}
-	if r.db.ReadOnly() {
-		return CollectReport{}, AsError(db.ErrReadOnly)
+	if reg.ReadOnly() {
+		return Report{}, registry.AsError(db.ErrReadOnly)
 	}
-	c := newCollector(r, opt)
-	err := r.WithMaintenanceLock(ctx, "collection", c.run)
+	c := newCollector(reg, opt)
+	err := reg.WithMaintenanceLock(ctx, "collection", c.run)
 	return c.report, err
 }
 
 // collector is one run.
 type collector struct {
-	r       *Registry
-	x       *MaintenanceLock
-	opt     CollectOptions
+	reg     *registry.Registry
+	lock    *registry.MaintenanceLock
+	db      *db.DB
+	log     *slog.Logger
+	opt     Options
 	store   blobs.Store
 	rows    *db.DB // where the rows of files are looked up: a rehearsal has removed some from its copy
 	now     time.Time
@@ -118,18 +120,14 @@ type collector struct {
 	version int64           // of the database: it changes when another process writes
 	others  uint64          // transactions that somebody else made in this process
 	gone    []db.StoredBlob // whose rows are removed, but perhaps not durably, and whose files are not
-	report  CollectReport
+	report  Report
 }
 
-func (r *Registry) Cutoff(now time.Time, grace time.Duration) db.Cutoff {
-	// Uploads that were broken off stay open for a day. Only one that moves is a push that is still going on.
-	return db.Cutoff{Leases: now.Add(-grace), Sessions: now.Add(-min(grace, r.uploadTimeout)), Grace: grace}
-}
-
-func newCollector(r *Registry, opt CollectOptions) *collector {
-	now := r.db.Now()
-	c := &collector{r: r, opt: opt, store: r.blobs, rows: r.db, now: now, seen: time.Now().Add(firstLook - politeTime), report: CollectReport{Started: now, DryRun: opt.DryRun},
-		leases: r.Cutoff(now, opt.Grace)}
+func newCollector(reg *registry.Registry, opt Options) *collector {
+	at := reg.Storage()
+	now := at.DB.Now()
+	c := &collector{reg: reg, opt: opt, db: at.DB, store: at.Blobs, log: at.Log, rows: at.DB, now: now, seen: time.Now().Add(firstLook - politeTime), report: Report{Started: now, DryRun: opt.DryRun},
+		leases: reg.Cutoff(now, opt.Grace)}
 	if opt.MaxDuration > 0 {
 		c.stop = time.Now().Add(opt.MaxDuration)
 	}
@@ -139,8 +137,8 @@ func newCollector(r *Registry, opt CollectOptions) *collector {
 	return c
 }
 
-func (c *collector) run(ctx context.Context, x *MaintenanceLock) error {
-	c.x = x
+func (c *collector) run(ctx context.Context, lock *registry.MaintenanceLock) error {
+	c.lock = lock
 	start := time.Now()
 	var err error
 	for _, phase := range []struct {
@@ -182,26 +180,26 @@ func (c *collector) run(ctx context.Context, x *MaintenanceLock) error {
 		err = c.compact(ctx)
 	}
 	err = errors.Join(err, c.remember(ctx))
-	if folding := c.r.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {
-		c.r.log.Warn("the database's log was not folded in", "err", folding)
+	if folding := c.db.Checkpoint(ctx); folding != nil && !errors.Is(folding, db.ErrBusy) {
+		c.log.Warn("the database's log was not folded in", "err", folding)
 	}
-	c.r.KeepReserve()
+	c.reg.KeepReserve()
 	return err
 }
 
 // collectionNote is the note with the report of the last run and the sums of all, for metrics and people.
 const collectionNote = "collection"
 
-// Collections is what the collectors of all processes have done.
-type Collections struct {
-	Last  CollectReport `json:"last"`
-	Runs  int64         `json:"runs"`
-	Blobs int64         `json:"blobs"`
-	Bytes int64         `json:"bytes"`
+// History is what the collectors of all processes have done.
+type History struct {
+	Last  Report `json:"last"`
+	Runs  int64  `json:"runs"`
+	Blobs int64  `json:"blobs"`
+	Bytes int64  `json:"bytes"`
 }
 
 func (c *collector) remember(ctx context.Context) error {
-	return c.r.db.Collect(context.WithoutCancel(ctx), false, func(tx *db.Tx) error {
+	return c.db.Collect(context.WithoutCancel(ctx), false, func(tx *db.Tx) error {
 		all, err := collections(tx)
 		if err != nil {
 			return err
@@ -215,7 +213,7 @@ func (c *collector) remember(ctx context.Context) error {
 	})
 }
 
-func collections(tx *db.Tx) (all Collections, err error) {
+func collections(tx *db.Tx) (all History, err error) {
 	text, err := tx.Note(collectionNote)
 	if err != nil || text == "" {
 		return all, err
@@ -224,52 +222,47 @@ func collections(tx *db.Tx) (all Collections, err error) {
 }
 
 // Collections returns what collectors have done so far. Runs is 0 if none has run.
-func (r *Registry) Collections(ctx context.Context) (all Collections, err error) {
-	err = r.db.View(ctx, func(tx *db.Tx) (err error) { all, err = collections(tx); return err })
+func Collections(ctx context.Context, reg *registry.Registry) (all History, err error) {
+	err = reg.Storage().DB.View(ctx, func(tx *db.Tx) (err error) { all, err = collections(tx); return err })
 	if err != nil {
-		return all, AsError(err)
+		return all, registry.AsError(err)
 	}
 	return all, nil
 }
 
 // rehearse collects on a copy of the database, and removes no file: what it reports is what a collection would do now,
 // without anybody waiting for it.
-func (r *Registry) rehearse(ctx context.Context, opt CollectOptions) (CollectReport, error) {
-	dir, err := r.copyDir(opt.Tmp)
+func rehearse(ctx context.Context, reg *registry.Registry, opt Options) (Report, error) {
+	at := reg.Storage()
+	dir, err := copyDir(at.DB, opt.Tmp)
 	if err != nil {
-		return CollectReport{}, err
+		return Report{}, err
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "copy-"+strconv.Itoa(os.Getpid())+".db")
-	if err := r.db.Snapshot(ctx, path); err != nil {
-		return CollectReport{}, AsError(err)
+	if err := at.DB.Snapshot(ctx, path); err != nil {
+		return Report{}, registry.AsError(err)
 	}
-	copied, err := db.Open(ctx, db.Options{Path: path, Now: r.db.Now})
+	copied, err := db.Open(ctx, db.Options{Path: path, Now: at.DB.Now})
 	if err != nil {
-		return CollectReport{}, AsError(err)
+		return Report{}, registry.AsError(err)
 	}
-	c := newCollector(New(Config{DB: copied, Blobs: untouched{r.blobs}, UploadTimeout: r.uploadTimeout}), opt)
-	c.rows = r.db
-	err = c.r.db.Relaxed(ctx, func(tx *db.Tx) error { // whoever collects for real holds the lock in the copy, too
-		if err := tx.DropLocks(); err != nil {
-			return err
-		}
-		_, _, err := tx.TakeLock(lockName, "rehearsal", "", db.Lock{})
-		return err
-	})
+	c := newCollector(reg.Over(copied, untouched{at.Blobs}), opt)
+	c.rows = at.DB
+	lock, err := c.reg.SeizeMaintenanceLock(ctx, "rehearsal") // who collects for real holds it in the copy, too
 	if err == nil {
-		err = c.run(ctx, &MaintenanceLock{r: c.r, lock: lockName, holder: "rehearsal"})
+		err = c.run(ctx, lock)
 	}
 	return c.report, errors.Join(err, copied.Close())
 }
 
 // copyDir makes the directory of a rehearsal's copy: in tmp or, if that is "", beside the database, where there is room for
 // databases. What killed processes left there is removed.
-func (r *Registry) copyDir(tmp string) (string, error) {
+func copyDir(d *db.DB, tmp string) (string, error) {
 	if tmp == "" {
-		tmp = filepath.Dir(r.db.Path())
+		tmp = filepath.Dir(d.Path())
 	}
-	pattern := filepath.Base(r.db.Path()) + "-dry-run-*"
+	pattern := filepath.Base(d.Path()) + "-dry-run-*"
 	left, _ := filepath.Glob(filepath.Join(tmp, pattern))
 	for _, path := range left {
 		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
