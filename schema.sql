@@ -317,7 +317,7 @@ CREATE TABLE immutable_tags (
 CREATE TABLE audit (
     id         INTEGER PRIMARY KEY,
     at         INTEGER NOT NULL,
-    user       TEXT    NOT NULL,  -- empty: nobody who logged in
+    actor      TEXT    NOT NULL,  -- a user; empty: nobody who logged in
     address    TEXT    NOT NULL,  -- empty: on this machine, by command
     action     TEXT    NOT NULL,
     repository TEXT    NOT NULL,

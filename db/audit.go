@@ -18,7 +18,7 @@ type Event struct {
 
 // Audit writes an event, at the time of the transaction.
 func (tx *Tx) Audit(e Event) error {
-	_, err := tx.run(`INSERT INTO audit (at, user, address, action, repository, detail) VALUES (?, ?, ?, ?, ?, ?)`,
+	_, err := tx.run(`INSERT INTO audit (at, actor, address, action, repository, detail) VALUES (?, ?, ?, ?, ?, ?)`,
 		micros(tx.Now), e.User, e.Address, e.Action, string(e.Repository), e.Detail)
 	return err
 }
@@ -37,7 +37,7 @@ func (tx *Tx) Events(f EventFilter, limit int) (list []Event, err error) {
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	return tx.events(`WHERE id < ? AND at >= ? AND ? IN ('', user) AND ? IN ('', action) AND ? IN ('', repository) ORDER BY id DESC LIMIT ?`,
+	return tx.events(`WHERE id < ? AND at >= ? AND ? IN ('', actor) AND ? IN ('', action) AND ? IN ('', repository) ORDER BY id DESC LIMIT ?`,
 		before, whenever(f.Since), f.User, f.Action, string(f.Repository), limit)
 }
 
@@ -53,7 +53,7 @@ func (tx *Tx) LastEvent() (id int64, err error) {
 }
 
 func (tx *Tx) events(where string, args ...any) (list []Event, err error) {
-	err = tx.rows(`SELECT id, at, user, address, action, repository, detail FROM audit `+where, args, func(r *sql.Rows) error {
+	err = tx.rows(`SELECT id, at, actor, address, action, repository, detail FROM audit `+where, args, func(r *sql.Rows) error {
 		var e Event
 		var at int64
 		err := r.Scan(&e.ID, &at, &e.User, &e.Address, &e.Action, &e.Repository, &e.Detail)

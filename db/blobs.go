@@ -28,7 +28,7 @@ func (tx *Tx) Blob(repo RepoName, d digest.Digest) (b Blob, err error) {
 	var leased int64
 	err = tx.row(`
 		SELECT b.id, r.id, b.size, b.generation, b.stamp, b.damaged_at <> 0, l.leased_at
-		FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+		FROM repositories r JOIN repository_blobs l ON l.repository_id = r.id JOIN blobs b ON b.id = l.blob_id
 		WHERE r.name = ? AND b.digest = ?`,
 		[]any{string(repo), packed}, &b.ID, &b.RepositoryID, &b.Size, &b.Generation, &b.Stamp, &b.Damaged, &leased)
 	b.LeasedAt = fromMicros(leased)
@@ -58,7 +58,7 @@ func (tx *Tx) IsFromSession(repo RepoName, d digest.Digest, session []byte) (is 
 		return false, err
 	}
 	err = tx.row(`
-		SELECT EXISTS (SELECT 1 FROM repositories r JOIN blobs b JOIN repository_blobs l ON l.repository_id = r.id AND l.blob_id = b.id
+		SELECT EXISTS (SELECT 1 FROM repositories r JOIN repository_blobs l ON l.repository_id = r.id JOIN blobs b ON b.id = l.blob_id
 		WHERE r.name = ? AND b.digest = ? AND b.session = ? AND b.damaged_at = 0)`, []any{string(repo), packed, session}, &is)
 	return is, err
 }

@@ -70,7 +70,7 @@ func (tx *Tx) changes(query string, args ...any) (list []Change, err error) {
 // stays. It looks at no others: times grow with ids.
 func (tx *Tx) PruneChanges(before time.Time, copied int64, limit int) (int64, error) {
 	return tx.run(`DELETE FROM changes WHERE id IN (
-		SELECT id FROM (SELECT id, at FROM changes WHERE id <= ? AND id < (SELECT max(id) FROM changes) ORDER BY id LIMIT ?) WHERE at < ?)`,
+		SELECT id FROM (SELECT id, at FROM changes WHERE id <= ? AND id < (SELECT max(id) FROM changes) ORDER BY id LIMIT ?) AS oldest WHERE at < ?)`,
 		copied, limit, micros(before))
 }
 
@@ -120,7 +120,7 @@ func (tx *Tx) DeletedManifest(repo RepoName, d digest.Digest) (DeletedManifest, 
 }
 
 // withoutContent is deletedColumns for lists, which may be of many large manifests.
-const withoutContent = `SELECT id, repository, digest, media_type, deleted_at, x'' FROM deleted_manifests `
+const withoutContent = `SELECT id, repository, digest, media_type, deleted_at, NULL FROM deleted_manifests `
 
 // DeletedManifests returns up to limit manifests that can be undeleted, with keys above after, of a repository or of
 // all if repo is empty, without their content.

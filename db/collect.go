@@ -82,7 +82,7 @@ type Holder struct {
 func (tx *Tx) Holders(manifestID int64, c Cutoff, limit int) (list []Holder, err error) {
 	err = tx.rows(`
 		WITH RECURSIVE holders (id) AS (
-			SELECT ?
+			SELECT CAST(? AS BIGINT)
 			UNION SELECT c.manifest_id FROM holders h JOIN manifest_children c ON c.child_id = h.id
 			UNION SELECT s.id FROM holders h JOIN referrers f ON f.manifest_id = h.id
 				JOIN manifests s ON s.repository_id = f.repository_id AND s.digest = f.subject

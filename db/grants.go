@@ -153,7 +153,7 @@ func (tx *Tx) IsPublic(repo RepoName) (public bool, err error) {
 
 // SetPublic makes a repository public, or private. ErrNotFound.
 func (tx *Tx) SetPublic(repo RepoName, public bool) error {
-	n, err := tx.run(`UPDATE repositories SET public = ? WHERE name = ? AND public <> ?`, public, string(repo), public)
+	n, err := tx.run(`UPDATE repositories SET public = ? WHERE name = ? AND public <> ?`, asInt(public), string(repo), asInt(public))
 	if err == nil && n == 0 {
 		_, err = tx.RepositoryID(repo)
 		return err

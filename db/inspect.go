@@ -67,7 +67,7 @@ func (tx *Tx) TagsNeedingBlob(repositoryID, blobID int64, limit int) ([]Image, e
 
 // TagsOfManifest returns up to limit tags that point at a manifest or an index that has it, at any depth.
 func (tx *Tx) TagsOfManifest(manifestID int64, limit int) ([]Image, error) {
-	return tx.images(`WITH RECURSIVE up (id) AS (SELECT ?`+reaching, manifestID, limit)
+	return tx.images(`WITH RECURSIVE up (id) AS (SELECT CAST(? AS BIGINT)`+reaching, manifestID, limit)
 }
 
 func (tx *Tx) images(query string, args ...any) (list []Image, err error) {
@@ -182,7 +182,7 @@ func (tx *Tx) ManifestsOfBlob(repositoryID, blobID int64, limit int) ([]Manifest
 
 // DeletionsOfBlob returns up to limit deleted manifests that need a blob if they are undeleted.
 func (tx *Tx) DeletionsOfBlob(blobID int64, limit int) ([]DeletedManifest, error) {
-	return tx.deleted(`SELECT m.id, repository, digest, media_type, deleted_at, x'' FROM deleted_manifests m
+	return tx.deleted(`SELECT m.id, repository, digest, media_type, deleted_at, NULL FROM deleted_manifests m
 		JOIN deleted_manifest_blobs d ON d.deleted_id = m.id WHERE d.blob_id = ? ORDER BY m.id LIMIT ?`, blobID, limit)
 }
 

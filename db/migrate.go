@@ -148,6 +148,7 @@ var steps = []string{`
 	) STRICT;
 	CREATE INDEX cached_manifests_by_time ON cached_manifests (pulled_at);`, `
 	CREATE INDEX uploads_by_owner ON uploads (owner);
+	ALTER TABLE audit RENAME COLUMN user TO actor;
 	CREATE INDEX repositories_public ON repositories (name) WHERE public = 1;
 	CREATE INDEX grants_by_repository ON grants (repository);
 	ALTER TABLE blobs ADD COLUMN session BLOB NOT NULL DEFAULT x'';

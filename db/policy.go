@@ -174,7 +174,7 @@ func (tx *Tx) PutPolicy(e PolicyEntry) error {
 	switch e.Kind {
 	case PolicyUser:
 		_, err = tx.run(`INSERT INTO users (name, password, admin, disabled, generation, created_at) VALUES (?, ?, ?, ?, ?, ?)`,
-			e.Name, string(e.Hash), e.Admin, e.Disabled, e.Generation, created)
+			e.Name, string(e.Hash), asInt(e.Admin), asInt(e.Disabled), e.Generation, created)
 	case PolicyMember:
 		_, err = tx.run(`INSERT INTO group_members (group_name, user_id) VALUES (?, ?)`, e.Name, u.ID)
 	case PolicyGrant:

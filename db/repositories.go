@@ -20,7 +20,7 @@ func (tx *Tx) MakeRepository(name RepoName, public bool) (id int64, err error) {
 	if !errors.Is(err, ErrNotFound) {
 		return id, err
 	}
-	err = tx.row(`INSERT INTO repositories (name, created_at, public) VALUES (?, ?, ?) RETURNING id`, []any{string(name), micros(tx.Now), public}, &id)
+	err = tx.row(`INSERT INTO repositories (name, created_at, public) VALUES (?, ?, ?) RETURNING id`, []any{string(name), micros(tx.Now), asInt(public)}, &id)
 	if err == nil {
 		_, err = tx.run(`INSERT INTO usage (repository_id) VALUES (?)`, id)
 	}
@@ -169,7 +169,7 @@ type Totals struct {
 // Totals counts an index of every table.
 func (tx *Tx) Totals() (t Totals, err error) {
 	err = tx.row(`
-		SELECT sum(repository_id > 0 AND manifests > 0), (SELECT count(*) FROM manifests), (SELECT count(*) FROM tags),
+		SELECT count(*) FILTER (WHERE repository_id > 0 AND manifests > 0), (SELECT count(*) FROM manifests), (SELECT count(*) FROM tags),
 		       (SELECT count(*) FROM blobs), sum(alone), (SELECT count(*) FROM uploads), (SELECT count(*) FROM blobs WHERE damaged_at <> 0)
 		FROM usage`,
 		nil, &t.Repositories, &t.Manifests, &t.Tags, &t.Blobs, &t.Bytes, &t.Uploads, &t.Damaged)
@@ -178,7 +178,9 @@ func (tx *Tx) Totals() (t Totals, err error) {
 
 // Probe writes and takes back a row, which proves that the database takes writes: the lock, the disk and its space.
 func (tx *Tx) Probe() error {
-	return tx.runAll(nil,
-		`INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES ('probe', '', '', 0, x'', '', 0)`,
-		`DELETE FROM uploads WHERE id = 'probe'`)
+	if _, err := tx.run(`INSERT INTO uploads (id, repository, algorithm, size, hash_state, boot_id, updated_at) VALUES ('probe', '', '', 0, ?, '', 0)`, []byte{}); err != nil {
+		return err
+	}
+	_, err := tx.run(`DELETE FROM uploads WHERE id = 'probe'`)
+	return err
 }

@@ -38,6 +38,14 @@ func (tx *Tx) Version() (n int64, err error) {
 	return n, err
 }
 
+// asInt is how a bool is stored: not every driver takes one for a column of integers.
+func asInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // micros is how times are stored.
 func micros(t time.Time) int64 { return t.UnixMicro() }
 

@@ -70,7 +70,7 @@ func (tx *Tx) EndUpload(id, newID string, long time.Duration) error {
 	if err != nil || n == 1 {
 		return err
 	}
-	n, err = tx.run(`UPDATE uploads SET id = ?, size = 0, hash_state = x'', boot_id = '', updated_at = ? WHERE id = ?`, newID, micros(tx.Now), id)
+	n, err = tx.run(`UPDATE uploads SET id = ?, size = 0, hash_state = ?, boot_id = '', updated_at = ? WHERE id = ?`, newID, []byte{}, micros(tx.Now), id)
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}

@@ -76,7 +76,7 @@ func (tx *Tx) TagUsage(manifestID int64) (u Usage, err error) {
 		           NOT EXISTS (SELECT 1 FROM manifest_blobs mb WHERE mb.blob_id = b.id AND mb.manifest_id NOT IN (SELECT id FROM held))
 		           AND NOT EXISTS (SELECT 1 FROM repository_blobs x WHERE x.blob_id = b.id AND x.repository_id <> root.repository_id)
 		           THEN b.size ELSE 0 END), 0)
-		FROM (SELECT DISTINCT mb.blob_id AS id FROM held JOIN manifest_blobs mb ON mb.manifest_id = held.id) blob
+		FROM (SELECT DISTINCT mb.blob_id AS id FROM held JOIN manifest_blobs mb ON mb.manifest_id = held.id) AS blob
 		CROSS JOIN blobs b CROSS JOIN manifests root WHERE b.id = blob.id AND root.id = ?`, []any{manifestID, manifestID}, &u.Logical, &u.Unique)
 	return u, err
 }
@@ -149,7 +149,7 @@ const (
 	// countedColumns are the fields of counted.
 	countedColumns = `b.size, ` + ownerColumn + `, ` + unheldColumn + `, ` + keptColumn
 	ownerColumn    = `(SELECT CASE count(*) WHEN 0 THEN -1 WHEN 1 THEN max(repository_id) ELSE 0 END
-		FROM (SELECT repository_id FROM repository_blobs WHERE blob_id = b.id LIMIT 2))`
+		FROM (SELECT repository_id FROM repository_blobs WHERE blob_id = b.id LIMIT 2) AS owners)`
 	unheldColumn = `NOT EXISTS (SELECT 1 FROM manifest_blobs WHERE blob_id = b.id)`
 	keptColumn   = `EXISTS (SELECT 1 FROM deleted_manifest_blobs WHERE blob_id = b.id)`
 )
@@ -223,7 +223,7 @@ func (tx *Tx) removeUsage(repositoryID int64) error {
 
 // ownerWithout is the owner of b when a repository no longer has it.
 const ownerWithout = `(SELECT CASE count(*) WHEN 0 THEN -1 WHEN 1 THEN max(repository_id) ELSE 0 END
-	FROM (SELECT repository_id FROM repository_blobs WHERE blob_id = b.id AND repository_id <> x.repository_id LIMIT 2))`
+	FROM (SELECT repository_id FROM repository_blobs WHERE blob_id = b.id AND repository_id <> x.repository_id LIMIT 2) AS owners)`
 
 // countUnlinked counts blobs that are about to be taken from a repository: all of them, or one.
 func (tx *Tx) countUnlinked(repositoryID int64, one string, args ...any) error {
@@ -284,15 +284,15 @@ const countedUsage = `
 	       (SELECT coalesce(sum(size), 0) FROM manifests WHERE repository_id = r.id) AS manifests,
 	       (SELECT coalesce(sum(b.size), 0) FROM repository_blobs x JOIN blobs b ON b.id = x.blob_id WHERE x.repository_id = r.id) AS blobs,
 	       coalesce(c.alone, 0) AS alone, coalesce(c.unheld, 0) AS unheld, coalesce(c.kept, 0) AS kept
-	FROM (SELECT id FROM repositories UNION ALL SELECT 0 UNION ALL SELECT -1) r LEFT JOIN (
-		SELECT owner, sum(size) AS alone, sum(size * unheld) AS unheld, sum(size * (unheld AND kept)) AS kept
-		FROM (SELECT b.size AS size, ` + ownerColumn + ` AS owner, ` + unheldColumn + ` AS unheld, ` + keptColumn + ` AS kept FROM blobs b) GROUP BY owner
-	) c ON c.owner = r.id`
+	FROM (SELECT id FROM repositories UNION ALL SELECT 0 UNION ALL SELECT -1) AS r LEFT JOIN (
+		SELECT owner, sum(size) AS alone, sum(CASE WHEN unheld THEN size ELSE 0 END) AS unheld, sum(CASE WHEN unheld AND kept THEN size ELSE 0 END) AS kept
+		FROM (SELECT b.size AS size, ` + ownerColumn + ` AS owner, ` + unheldColumn + ` AS unheld, ` + keptColumn + ` AS kept FROM blobs b) AS each_blob GROUP BY owner
+	) AS c ON c.owner = r.id`
 
 // WrongUsages adds everything up and returns how many rows of usage say something else. It reads every blob.
 func (tx *Tx) WrongUsages() (n int64, err error) {
 	err = tx.row(`WITH counted AS (`+countedUsage+`)
-		SELECT (SELECT count(*) FROM (SELECT * FROM counted EXCEPT SELECT * FROM usage)) +
+		SELECT (SELECT count(*) FROM (SELECT * FROM counted EXCEPT SELECT * FROM usage) AS other) +
 		       (SELECT count(*) FROM usage WHERE repository_id NOT IN (SELECT repository_id FROM counted))`, nil, &n)
 	return n, err
 }

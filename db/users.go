@@ -45,7 +45,7 @@ func whenever(t time.Time) int64 {
 // CreateUser adds a user and returns his key. ErrConflict if the name is taken.
 func (tx *Tx) CreateUser(u User) (id int64, err error) {
 	n, err := tx.run(`INSERT INTO users (name, password, admin, disabled, generation, created_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		u.Name, u.Password, u.Admin, u.Disabled, u.Generation, micros(tx.Now))
+		u.Name, u.Password, asInt(u.Admin), asInt(u.Disabled), u.Generation, micros(tx.Now))
 	if err == nil && n == 0 {
 		return 0, ErrConflict
 	}
@@ -92,7 +92,7 @@ func (tx *Tx) HasAdmin() (any bool, err error) {
 // SaveUser writes what may change of a user: password, admin, disabled and generation. ErrNotFound.
 func (tx *Tx) SaveUser(u User) error {
 	n, err := tx.run(`UPDATE users SET password = ?, admin = ?, disabled = ?, generation = ? WHERE id = ?`,
-		u.Password, u.Admin, u.Disabled, u.Generation, u.ID)
+		u.Password, asInt(u.Admin), asInt(u.Disabled), u.Generation, u.ID)
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
