@@ -45,6 +45,9 @@ type Options struct {
 	Schema string           // the text of schema.sql, run whole on a new file
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: discarded
+	// Twice runs every function of a write transaction twice, with its first changes taken back: for tests, since another
+	// engine may have to run one again.
+	Twice bool
 
 	unused bool // no process has it open
 }
@@ -55,6 +58,7 @@ type DB struct {
 	now     func() time.Time
 	log     *slog.Logger
 	unused  bool // no other process had it open when this one opened it
+	twice   bool
 	pool    *sqlx.DB
 	readers chan *conn
 	writer  *writer
@@ -114,7 +118,7 @@ func Open(ctx context.Context, opt Options) (*DB, error) {
 
 func open(ctx context.Context, opt Options) (_ *DB, err error) {
 	bindDriver()
-	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, unused: opt.unused, readers: make(chan *conn, readers)}
+	d := &DB{path: opt.Path, now: opt.Now, log: opt.Log, unused: opt.unused, twice: opt.Twice, readers: make(chan *conn, readers)}
 	if err := makePrivate(opt.Path); err != nil {
 		return nil, err
 	}
@@ -301,7 +305,8 @@ func snapshot(ctx context.Context, c *conn, to, like string) error {
 
 // Update runs fn in a write transaction and returns after its commit has reached the disk. On an error from fn nothing
 // of fn remains; an error of the commit (ErrFull, ErrBusy or what the disk said) leaves it unknown whether fn's change
-// will be seen. fn must not wait for anything outside the database: other writers wait for it.
+// will be seen. fn may run again, with what it has done taken back, so it starts from nothing each time. It must not wait for
+// anything outside the database: other writers wait for it.
 func (d *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	return d.writer.do(ctx, fn, true)
 }

@@ -268,9 +268,10 @@ func TestOpenBesideAWriter(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "reg.db")
 	d := dbtest.OpenAt(t, path, nil)
 	inside, leave := make(chan bool), make(chan bool)
+	enter := sync.OnceFunc(func() { close(inside) })
 	written, opened := make(chan error, 1), make(chan error, 1)
 	go func() {
-		written <- d.Update(context.Background(), func(*db.Tx) error { close(inside); <-leave; return nil })
+		written <- d.Update(context.Background(), func(*db.Tx) error { enter(); <-leave; return nil })
 	}()
 	<-inside
 	go func() {

@@ -23,6 +23,7 @@ func TestRefreshTokens(t *testing.T) {
 	ids := func(user string) (ids string) {
 		t.Helper()
 		update(func(tx *db.Tx) error {
+			ids = ""
 			list, err := tx.RefreshTokens(user, time.Unix(0, 0), "", 100)
 			for _, r := range list {
 				ids += r.ID
@@ -80,6 +81,7 @@ func TestLoginNetworks(t *testing.T) {
 	d := dbtest.OpenAt(t, t.TempDir()+"/reg.db", func() time.Time { return now })
 	known := ""
 	err := d.Update(t.Context(), func(tx *db.Tx) error {
+		known = ""
 		id, err := tx.CreateUser(db.User{Name: "alice"})
 		for _, network := range []string{"a", "b", "a", "c"} {
 			now = now.Add(time.Minute)

@@ -231,6 +231,12 @@ func (w *writer) runOne(fn func(*Tx) error) (err, lost error) {
 	if err := w.conn.exec("SAVEPOINT one"); err != nil {
 		return err, err
 	}
+	if w.db.twice {
+		call(fn, &Tx{conn: w.conn, Now: w.db.now()})
+		if err := w.conn.exec("ROLLBACK TO one"); err != nil {
+			return err, err
+		}
+	}
 	tx := &Tx{conn: w.conn, Now: w.db.now()}
 	if err := call(fn, tx); err != nil {
 		back := errors.Join(w.conn.exec("ROLLBACK TO one"), w.conn.exec("RELEASE one"))

@@ -15,10 +15,13 @@ import (
 // Open returns a new database with the schema of schema.sql, closed when the test ends.
 func Open(t testing.TB) *db.DB { return OpenAt(t, filepath.Join(t.TempDir(), "reg.db"), nil) }
 
+// Twice says whether DBTEST_TWICE=1 has every function of a write transaction run twice. Every test passes with it.
+func Twice() bool { return os.Getenv("DBTEST_TWICE") == "1" }
+
 // OpenAt opens the database at path, with a clock of the test's own unless now is nil.
 func OpenAt(t testing.TB, path string, now func() time.Time) *db.DB {
 	t.Helper()
-	d, err := db.Open(t.Context(), db.Options{Path: path, Schema: Schema(t), Now: now})
+	d, err := db.Open(t.Context(), db.Options{Path: path, Schema: Schema(t), Now: now, Twice: Twice()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,6 +110,17 @@ const (
 	rebuildBytes = 8 << 20
 )
 
+// write runs fn in a transaction. What fn counts in the report counts once, although it may run again.
+func (b *rebuilder) write(ctx context.Context, fn func(*db.Tx) error) error {
+	before := *b.report
+	before.Policy = maps.Clone(b.report.Policy)
+	return b.db.Relaxed(ctx, func(tx *db.Tx) error {
+		*b.report = before
+		b.report.Policy = maps.Clone(before.Policy)
+		return fn(tx)
+	})
+}
+
 // blobs makes a row of every file. Of two files with the same digest the newer one counts.
 func (b *rebuilder) blobs(ctx context.Context) error {
 	type found struct {
@@ -197,7 +209,7 @@ func (b *rebuilder) journal(ctx context.Context) error {
 		var batch []registry.JournalLine
 		bytes := 0
 		flush := func() error {
-			err := b.db.Relaxed(ctx, func(tx *db.Tx) error { return b.apply(ctx, tx, batch) })
+			err := b.write(ctx, func(tx *db.Tx) error { return b.apply(ctx, tx, batch) })
 			clear(batch)
 			batch, bytes = batch[:0], 0
 			return err
@@ -246,7 +258,7 @@ func (b *rebuilder) policy(ctx context.Context, last map[db.PolicyKey]registry.J
 	}
 	for _, kind := range db.PolicyKinds() {
 		for some := range slices.Chunk(entries[kind], rebuildBatch) {
-			err := b.db.Relaxed(ctx, func(tx *db.Tx) (err error) {
+			err := b.write(ctx, func(tx *db.Tx) (err error) {
 				for _, e := range some {
 					if err == nil {
 						err = b.putPolicy(tx, e)

@@ -29,7 +29,7 @@ func openAt(t *testing.T, database, root string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, root: root}
 	var err error
-	if f.db, err = db.Open(t.Context(), db.Options{Path: database, Schema: dbtest.Schema(t)}); err != nil {
+	if f.db, err = db.Open(t.Context(), db.Options{Path: database, Schema: dbtest.Schema(t), Twice: dbtest.Twice()}); err != nil {
 		t.Fatal(err)
 	}
 	f.close = sync.OnceFunc(func() {

@@ -96,11 +96,13 @@ func (r *Registry) RestoreTag(ctx context.Context, repo RepoName, tag Tag, to di
 
 // RestoreTagIf is RestoreTag under a condition. ConditionFailed.
 func (r *Registry) RestoreTagIf(ctx context.Context, repo RepoName, tag Tag, to digest.Digest, only Condition) (digest.Digest, error) {
+	restored := to
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
+		restored = to
 		if err := only.check(tx, repo, Reference{Tag: tag}); err != nil {
 			return err
 		}
-		if to == "" {
+		if restored == "" {
 			changes, err := tx.TagChanges(repo, tag, math.MaxInt64, 1)
 			if err != nil {
 				return err
@@ -108,13 +110,13 @@ func (r *Registry) RestoreTagIf(ctx context.Context, repo RepoName, tag Tag, to 
 			if len(changes) == 0 || changes[0].Before == "" {
 				return ManifestUnknown.With(fmt.Sprintf("nothing is remembered that %s pointed at before", tag))
 			}
-			to = changes[0].Before
+			restored = changes[0].Before
 		}
 		u := undeleter{tx: tx, repo: repo, done: map[digest.Digest]bool{}}
-		if err := u.undelete(to); err != nil {
+		if err := u.undelete(restored); err != nil {
 			return err
 		}
-		m, err := tx.StatManifest(repo, to)
+		m, err := tx.StatManifest(repo, restored)
 		if err != nil {
 			return err
 		}
@@ -123,7 +125,7 @@ func (r *Registry) RestoreTagIf(ctx context.Context, repo RepoName, tag Tag, to 
 		}
 		return r.audit(tx, "restore", repo, pushed([]Tag{tag}, m.Digest))
 	})
-	return to, unknown(err, ManifestUnknown, to.String())
+	return restored, unknown(err, ManifestUnknown, restored.String())
 }
 
 // Deleted is a manifest that can be undeleted.
