@@ -229,14 +229,14 @@ CREATE TABLE usage (
 
 INSERT INTO usage (repository_id) VALUES (0), (-1);
 
--- Somebody who may log in. The namespace of his name is his own.
+-- Users. Each owns the namespace named after them.
 CREATE TABLE users (
     id            INTEGER PRIMARY KEY,
     name          TEXT    NOT NULL UNIQUE,
     password      TEXT    NOT NULL,            -- its hash, as text with its parameters: argon2id, or bcrypt until the next login
     admin         INTEGER NOT NULL DEFAULT 0,  -- 1: may do everything
     disabled      INTEGER NOT NULL DEFAULT 0,
-    -- A random number that changes with the password and when he is disabled. Tokens carry it, and end when it changes.
+    -- A random number that changes with the password and when they are disabled. Tokens carry it, and end when it changes.
     generation    INTEGER NOT NULL,
     created_at    INTEGER NOT NULL,
     last_login_at INTEGER NOT NULL DEFAULT 0

@@ -127,7 +127,7 @@ type StagedFile interface {
 type Adopter interface {
 	// Adopt makes the bytes of an open file those under name, durably, by a second name of the same file. The first name
 	// stays, and whoever writes to the file by it writes to the blob: the caller relies on the bytes only as long as the
-	// file looks as it did when he read them. errors.ErrUnsupported if the file cannot have a second name here, as on
+	// file looks as it did when it was read. errors.ErrUnsupported if the file cannot have a second name here, as on
 	// another file system, and has to be copied; ErrExists as for Commit.
 	Adopt(ctx context.Context, file *os.File, name Name) (Info, error)
 }

@@ -66,7 +66,7 @@ func (tx *Tx) CountGrantsIn(user string) (n int, err error) {
 	return n, err
 }
 
-// GrantsOf returns the grants of a user and of the groups he is in.
+// GrantsOf returns the grants of a user and of the groups they are in.
 func (tx *Tx) GrantsOf(u User) ([]Grant, error) {
 	return tx.grants(`SELECT grantee, repository, actions, created_at FROM grants
 		WHERE grantee = ? OR grantee IN (SELECT '@' || group_name FROM group_members WHERE user_id = ?)`, u.Name, u.ID)
@@ -136,7 +136,7 @@ func (tx *Tx) AddMember(m Member) error {
 	return tx.policyChanged(err, PolicyKey{PolicyMember, m.Group, m.User})
 }
 
-// RemoveMember takes a user out of a group. ErrNotFound if he is not in it.
+// RemoveMember takes a user out of a group. ErrNotFound if they are not in it.
 func (tx *Tx) RemoveMember(m Member) error {
 	n, err := tx.run(`DELETE FROM group_members WHERE group_name = ? AND user_id = (SELECT id FROM users WHERE name = ?)`, m.Group, m.User)
 	if err == nil && n == 0 {

@@ -12,9 +12,9 @@ type User struct {
 	Name            string
 	Password        string // its hash
 	Admin, Disabled bool
-	Generation      int64 // changes when what he was given before must end
+	Generation      int64 // changes when what they were given before must end
 	CreatedAt       time.Time
-	LastLoginAt     time.Time // zero if he never did
+	LastLoginAt     time.Time // zero: never
 }
 
 const userColumns = `id, name, password, admin, disabled, generation, created_at, last_login_at`
@@ -42,7 +42,7 @@ func whenever(t time.Time) int64 {
 	return micros(t)
 }
 
-// CreateUser adds a user and returns his key. ErrConflict if the name is taken.
+// CreateUser adds a user and returns their key. ErrConflict if the name is taken.
 func (tx *Tx) CreateUser(u User) (id int64, err error) {
 	n, err := tx.run(`INSERT INTO users (name, password, admin, disabled, generation, created_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		u.Name, u.Password, asInt(u.Admin), asInt(u.Disabled), u.Generation, micros(tx.Now))

@@ -194,7 +194,7 @@ const turnWait = 5 * time.Second
 
 // lock begins a write transaction, which another process may be in the middle of. A server that commits one group after
 // the other leaves the lock free for microseconds only, so whoever asked for it from time to time would hardly ever get
-// it. Therefore writers queue: who has the turn asks again and again, and the others wait until he has got the lock.
+// it. Therefore writers queue: the one that has the turn asks again and again, and the others wait until it has the lock.
 func (w *writer) lock() error {
 	const pause = 200 * time.Microsecond
 	release := w.turn.take(turnWait)

@@ -8,9 +8,9 @@ import (
 	"registry/server/registry"
 )
 
-// authorize finds out who asks and whether he may, before a handler runs. What it looks at is the target that the handler
+// authorize finds out who asks and whether they may, before a handler runs. What it looks at is the target that the handler
 // will work on. Errors: Unauthorized with a challenge for whoever could do more by logging in; for somebody who has,
-// Denied where he wants to write, and where he wants to read NameUnknown, which is what he would be told of a repository
+// Denied where they want to write, and where they want to read NameUnknown, which is what they would be told of a repository
 // that does not exist.
 func (s *Server) authorize(w *recorder, r *http.Request) error {
 	if s.cfg.Auth == nil {
@@ -61,7 +61,7 @@ func (s *Server) mayUse(w *recorder, r *http.Request) (may bool, err error) {
 	case accessPull, accessDelete:
 		return s.may(r, w.caller, w.target.repo, w.route.access.actions())
 	}
-	return false, nil // somebody forgot
+	return false, nil // of a route without one
 }
 
 // may says whether a caller may do something in a repository.

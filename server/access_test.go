@@ -95,7 +95,7 @@ func TestUploadOfSomebodyElse(t *testing.T) {
 	}
 }
 
-// The catalog has what somebody may read, whatever page he asks for and whatever he asks with.
+// The catalog has what somebody may read, whatever page they ask for and whatever they ask with.
 func TestCatalogOfEverybody(t *testing.T) {
 	w := newWorld(t)
 	w.user("alice")

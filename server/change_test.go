@@ -91,7 +91,7 @@ func TestChangesOfAnotherProcess(t *testing.T) {
 	t.Logf("%d requests with access, %d without", seen.Load(), refused.Load())
 }
 
-// While another process disables, changes and removes a user, what he had lets nobody in after that was acknowledged.
+// While another process disables, changes and removes a user, what they had lets nobody in after that was acknowledged.
 func TestUserWhoEndsElsewhere(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()

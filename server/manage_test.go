@@ -195,7 +195,7 @@ func TestRegistration(t *testing.T) {
 		{"alice", "POST", "users", `{"name":"king","password":"password-king","admin":true}`, 403, "DENIED"},
 		{"", "POST", "users", `{"name":"cid","password":"password-cid"}`, 201, `~"cid"`},
 		{"", "POST", "users", `{"name":"cid","password":"password-cid"}`, 409, "TAKEN"},
-		{"", "POST", "users", `{"name":"team","password":"password-team"}`, 409, "TAKEN"}, // team/app would be his
+		{"", "POST", "users", `{"name":"team","password":"password-team"}`, 409, "TAKEN"}, // team/app would be theirs
 		{"cid", "GET", "tokens", "", 200, `{"tokens":[]}`},
 	})
 }

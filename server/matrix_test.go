@@ -49,16 +49,16 @@ const (
 	held       = "what the manifests hold"
 )
 
-// principal is somebody who asks, and what the model knows of him.
+// principal is somebody who asks, and what the model knows of them.
 type principal struct {
 	name    string
 	header  func(repo string) string // Authorization, whole; "" none
 	user    string                   // "" nobody
-	invalid bool                     // his credentials are not good
+	invalid bool                     // their credentials are not good
 	works   bool                     // refusing them takes hashing, which is throttled
 	rights  can                      // in private repositories of alice's
-	bounds  can                      // that a token leaves him, in them
-	bearer  bool                     // he shows a bearer token
+	bounds  can                      // that a token leaves them, in them
+	bearer  bool                     // they show a bearer token
 	narrow  bool                     // which is for another repository, and not for the catalog
 }
 

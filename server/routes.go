@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// access is what a route needs of the one who asks. Every route has one: the zero value means that somebody forgot.
+// access is the permission a route requires. Zero is invalid, so that no route can be added without one.
 type access int
 
 const (

@@ -56,7 +56,7 @@ func (s *Server) postBlob(w *recorder, r *http.Request, t target, text string) e
 }
 
 // mount gives the repository a blob that another one has, or any other if from is empty. mounted is false if there is none
-// that the caller, as his token stands, may read, or from is no name: the client uploads the blob then, as if it were not
+// that the caller, as their token stands, may read, or from is no name: the client uploads the blob then, as if it were not
 // there, and is told of no repository.
 func (s *Server) mount(w *recorder, r *http.Request, t target, d digest.Digest, from string) (mounted bool, err error) {
 	var source registry.RepoName

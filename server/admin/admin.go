@@ -47,8 +47,8 @@ func done() Answer { return Answer{Status: http.StatusNoContent} }
 
 func found(body any) Answer { return Answer{Status: http.StatusOK, Body: body} }
 
-// Do answers a call, if the caller may make it. Errors are rows of the table: Denied if he may not, NameUnknown if he may
-// not read the repository that it is about, which is also what he is told if there is none.
+// Do answers a call, if the caller may make it. Errors are rows of the table: Denied if they may not, NameUnknown if they may
+// not read the repository that it is about, which is also what they are told if there is none.
 func (r *Route) Do(ctx context.Context, c Call) (Answer, error) {
 	if err := r.Check(ctx, c); err != nil {
 		return Answer{}, err

@@ -10,14 +10,14 @@ import (
 	"registry/server/registry"
 )
 
-// Access is who may use a route. Every route has one: the zero value means that somebody forgot.
+// Access is the permission a route requires. Zero is invalid, so that no route can be added without one.
 type Access int
 
 const (
 	Everybody       Access = iota + 1 // the handler decides
-	Reader                            // whoever may ask for a list of repositories, with what he may read on it
-	User                              // a user, with nothing taken from him by a token
-	Admin                             // an admin, with nothing taken from him by a token
+	Reader                            // whoever may ask for a list of repositories, with what they may read on it
+	User                              // a user, with nothing taken from them by a token
+	Admin                             // an admin, with nothing taken from them by a token
 	RepositoryRead                    // whoever would find the repository on the list of Reader
 	RepositoryAdmin                   // whoever may do everything in the repository
 )

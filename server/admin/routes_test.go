@@ -30,7 +30,7 @@ func TestEveryRouteHasAnAccessRule(t *testing.T) {
 	}
 }
 
-// No user has a name that is a word of the paths: his namespace would be one, too.
+// No user has a name that is a word of the paths: their namespace would be one, too.
 func TestWordsAreReserved(t *testing.T) {
 	for _, r := range routes {
 		for i, word := range strings.Split(r.Pattern, "/") {

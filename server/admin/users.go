@@ -48,7 +48,7 @@ func getUser(ctx context.Context, c Call) (Answer, error) {
 
 func deleteUser(ctx context.Context, c Call) (Answer, error) {
 	if c.Name == c.Caller.Name {
-		return Answer{}, registry.Conflict.With("nobody removes himself")
+		return Answer{}, registry.Conflict.With("users cannot remove themselves")
 	}
 	return done(), c.Auth.DeleteUser(ctx, c.By, c.Name)
 }
@@ -68,7 +68,7 @@ func putPassword(ctx context.Context, c Call, in newPassword) (Answer, error) {
 	return done(), c.Auth.SetPassword(ctx, c.By, c.Name, in.Password)
 }
 
-// knows returns Denied unless the call is about its caller and password is his. A token of his is not enough.
+// knows returns Denied unless the call is about its caller and has their password. A token of theirs is not enough.
 func (c Call) knows(ctx context.Context, password string) error {
 	if c.Name != c.Caller.Name {
 		return registry.Denied.With(nil)

@@ -1,8 +1,8 @@
-// Package auth says who asks and what he may do, without an outside server: users with passwords, API tokens, signed
+// Package auth says who asks and what they may do, without an outside server: users with passwords, API tokens, signed
 // bearer tokens that last for minutes, and the rights of each.
 //
 //   - Who somebody is: Authority.Authenticate reads an Authorization header, Basic or Bearer, into a Caller.
-//   - What he may do: Authority.May, a few rules over what the database says now. A bearer token can only take from
+//   - What they may do: Authority.May, a few rules over what the database says now. A bearer token can only take from
 //     that, never add: a right that was taken back is gone with the next request.
 //   - Tokens: Authority.Issue makes the bearer tokens that clients of registries ask for (distribution's "Token
 //     Authentication Specification").
@@ -30,7 +30,7 @@ type Config struct {
 	DB            *db.DB
 	Log           *slog.Logger  // nil: discarded
 	Anonymous     bool          // public repositories are readable without a login
-	Registration  bool          // everybody may make himself a user
+	Registration  bool          // anyone may register as a user
 	TokenLifetime time.Duration // of bearer tokens; 5 min
 	Secret        []byte        // signs bearer tokens in place of the keys in the database
 	Taken         []string      // names that nobody may have: the repositories under them are not a user's

@@ -306,7 +306,7 @@ func (l *logins) remembers(now time.Time, name, password string, generation int6
 	if !ok || r.generation != generation || now.After(r.until) {
 		return false
 	}
-	// Whoever is at work goes on, whatever the throttle and the queue of others' passwords would have him wait for.
+	// Whoever is at work goes on, whatever the throttle and the queue of others' passwords would have them wait for.
 	l.right[sum] = rightPassword{generation, now.Add(rememberRight)}
 	return true
 }

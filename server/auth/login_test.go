@@ -278,7 +278,7 @@ func (w *world) may(c Caller, repo string) (actions Actions) {
 	return actions
 }
 
-// An API token never widens what its user may do, however he comes with it.
+// An API token never widens what its user may do, however they come with it.
 func TestAPITokens(t *testing.T) {
 	w := newWorld(t)
 	w.user("alice")
@@ -381,7 +381,7 @@ func TestAPITokenEnds(t *testing.T) {
 	}
 }
 
-// What ends a user's password, or himself, ends what he got with it at once, whatever process did it.
+// What ends a user or their password ends what they got with it at once, whatever process did it.
 func TestChangesEndEverything(t *testing.T) {
 	for name, x := range map[string]struct {
 		change       func(*world)

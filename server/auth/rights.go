@@ -86,9 +86,9 @@ type Caller struct {
 	Name     string // "" for nobody who logged in
 	LoggedIn bool   // by name, or anonymously with a bearer token
 	standing *standing
-	bounded  bool // by an API token: he may do what both he and the token may
+	bounded  bool // by an API token: the caller may do what both the user and the token may
 	bounds   ruleSet
-	bearer   bool // by a bearer token, which bounds him to
+	bearer   bool // by a bearer token, which bounds the caller to
 	access   []Access
 	apiToken string // its mark, "" for none
 	family   string // of the refresh token that the caller came with
@@ -105,7 +105,7 @@ func (c Caller) rights(repo db.RepoName) (actions Actions) {
 	return c.standing.grants.allowed(repo)
 }
 
-// limits is what the tokens that a caller came with leave of his rights.
+// limits is what the tokens that a caller came with leave of their rights.
 func (c Caller) limits(repo db.RepoName) Actions {
 	limits := All
 	if c.bounded {
@@ -158,12 +158,12 @@ func (a *Authority) MayMount(c Caller) func(db.RepoName, bool) (bool, error) {
 }
 
 // FromToken says whether it is a bearer token that keeps a caller from doing something in a repository: with another one
-// he might.
+// they might.
 func (c Caller) FromToken(repo db.RepoName, want Actions) bool {
 	return c.bearer && !accessTo(c.access, repo).has(want)
 }
 
-// IsAdmin says whether a caller may do everything, with nothing taken from him by a token.
+// IsAdmin says whether a caller may do everything, with nothing taken from them by a token.
 func (c Caller) IsAdmin() bool { return c.standing != nil && c.standing.Admin && c.isWhole() }
 
 // ReadsAll says whether a caller is an admin who may read, be it with an API token for every repository.
@@ -171,11 +171,11 @@ func (c Caller) ReadsAll() bool {
 	return c.standing != nil && c.standing.Admin && !c.bearer && (!c.bounded || c.bounds.everything)
 }
 
-// IsUser says whether a caller is a user, with nothing taken from him by a token. Only such a one may change what he may
-// do otherwise: his password, his tokens.
+// IsUser says whether a caller is a user, with nothing taken from them by a token. Only they may change what they may
+// do otherwise: their password, their tokens.
 func (c Caller) IsUser() bool { return c.standing != nil && c.isWhole() }
 
-// FromNarrowToken says whether a caller came with a bearer token that is not good for managing: with another one he might
+// FromNarrowToken says whether a caller came with a bearer token that is not good for managing: with another one they might
 // do more.
 func (c Caller) FromNarrowToken() bool { return c.bearer && !mayManage(c.access) }
 

@@ -149,12 +149,12 @@ func accessTo(access []Access, repo db.RepoName) (actions Actions) {
 	return actions
 }
 
-// MayList says whether a caller may ask for the catalog. What he may not read is not on it.
+// MayList says whether a caller may ask for the catalog. What they may not read is not on it.
 func (c Caller) MayList() bool {
 	return c.LoggedIn && (!c.bearer || hasRegistry(c.access, nameCatalog))
 }
 
-// MayBrowse says whether a caller may ask what repositories he may read, which needs no login where public ones are
+// MayBrowse says whether a caller may ask what repositories they may read, which needs no login where public ones are
 // readable without.
 func (a *Authority) MayBrowse(c Caller) bool {
 	return c.MayList() || c.IsUser() || !c.LoggedIn && a.anonymous

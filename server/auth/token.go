@@ -216,7 +216,7 @@ func maxLifetime(kind string) time.Duration {
 	return 24 * time.Hour
 }
 
-// caller is who a token was issued to, as he is now.
+// caller is who a token was issued to, as they are now.
 func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err error) {
 	c = Caller{Name: said.Subject, LoggedIn: true}
 	if c.Name == "" {

@@ -24,7 +24,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// User is a user as others may see him.
+// User is what others may see of a user.
 type User struct {
 	Name      string    `json:"name"`
 	Admin     bool      `json:"admin"`
@@ -286,7 +286,7 @@ func keepAdmin(tx *db.Tx, u db.User) error {
 	return err
 }
 
-// update changes a user. What he was given before ends if ends is set. Conflict if there would be no admin any more.
+// update changes a user. What they were given before ends if ends is set. Conflict if there would be no admin any more.
 func (a *Authority) update(ctx context.Context, by registry.Actor, action, name string, ends bool, fn func(*db.User)) error {
 	return a.change(ctx, by, action, name, func(tx *db.Tx) error {
 		u, err := tx.User(name)
@@ -309,7 +309,7 @@ func (a *Authority) update(ctx context.Context, by registry.Actor, action, name 
 	})
 }
 
-// SetPassword changes a password. What the old one got its owner ends, but for his API tokens. Missing.
+// SetPassword changes a password. What the old one got its owner ends, but for their API tokens. Missing.
 func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, password string) error {
 	if err := CheckNewPassword(name, password); err != nil {
 		return invalid(err)
@@ -321,7 +321,7 @@ func (a *Authority) SetPassword(ctx context.Context, by registry.Actor, name, pa
 	return a.update(ctx, by, "change password", name, true, func(u *db.User) { u.Password = hash })
 }
 
-// SetDisabled keeps a user out at once, or lets him in again. Missing, Conflict.
+// SetDisabled keeps a user out at once, or lets them in again. Missing, Conflict.
 func (a *Authority) SetDisabled(ctx context.Context, by registry.Actor, name string, disabled bool) error {
 	action := "enable user"
 	if disabled {
@@ -339,7 +339,7 @@ func (a *Authority) SetAdmin(ctx context.Context, by registry.Actor, name string
 	return a.update(ctx, by, action, name, false, func(u *db.User) { u.Admin = admin })
 }
 
-// DeleteUser removes a user, with his tokens and grants but not his repositories. Missing; Conflict if he is the only
+// DeleteUser removes a user, with their tokens and grants but not their repositories. Missing; Conflict if they are the only
 // admin.
 func (a *Authority) DeleteUser(ctx context.Context, by registry.Actor, name string) error {
 	return a.change(ctx, by, "remove user", name, func(tx *db.Tx) error {
@@ -404,7 +404,7 @@ func ParseLifetime(s string) (time.Duration, error) {
 const maxTokens = 500
 
 // CreateAPIToken makes a token and returns its text, which is kept nowhere. It lives for lifetime, without end if that is
-// 0. RequestInvalid, Missing if there is no such user, Taken if he has a token of that name.
+// 0. RequestInvalid, Missing if there is no such user, Taken if they have a token of that name.
 func (a *Authority) CreateAPIToken(ctx context.Context, by registry.Actor, user, name, scopes string, lifetime time.Duration) (text string, err error) {
 	rules, err := ParseRules(scopes)
 	switch {

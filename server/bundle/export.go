@@ -99,7 +99,7 @@ func (p *plan) report() (r ExportReport) {
 }
 
 // exporter writes what is planned: first what says what is in the bundle, then manifests, then blobs, so that a reader
-// knows early what he needs.
+// knows early what it needs.
 type exporter struct {
 	ctx    context.Context
 	reg    *registry.Registry

@@ -16,7 +16,7 @@ import (
 // The commands about what may be done: tokens, grants, keys, visibility, immutable tags, and what was done.
 
 func userAddFlags() []cli.Flag {
-	return append(passwordFlags(), &cli.BoolFlag{Name: "admin", Usage: "he may do everything"})
+	return append(passwordFlags(), &cli.BoolFlag{Name: "admin", Usage: "make the user an admin, who may do everything"})
 }
 
 func passwordFlags() []cli.Flag {
@@ -24,7 +24,7 @@ func passwordFlags() []cli.Flag {
 }
 
 func userAdminFlags() []cli.Flag {
-	return []cli.Flag{&cli.BoolFlag{Name: "revoke", Usage: "he is one no more"}}
+	return []cli.Flag{&cli.BoolFlag{Name: "revoke", Usage: "make the user an ordinary one again"}}
 }
 
 func tokenUserFlags() []cli.Flag {

@@ -15,7 +15,7 @@ import (
 const (
 	// A transaction removes as much as takes so long: others wait for it if they write, too. Nobody waits longer than
 	// that, however slow the machine is. Then, if somebody else writes, a pause follows that is politePause times as long,
-	// and he counts as writing until he has not for politeTime: a client between two pushes is still there.
+	// and others count as writing until they have not for politeTime: a client between two pushes is still there.
 	aloneBatch, politeBatch = 10 * time.Millisecond, 300 * time.Microsecond
 	maxBatch                = 200
 	politePause             = 50

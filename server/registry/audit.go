@@ -16,8 +16,8 @@ type Actor struct {
 	Address string // "" for a command on this machine
 }
 
-// As returns the registry as an actor uses it: what he changes is written to the audit in the same transaction, and
-// upload sessions are his own.
+// As returns the registry as an actor uses it: what the actor changes is written to the audit in the same transaction, and
+// upload sessions are their own.
 func (r *Registry) As(a Actor) *Registry { return &Registry{shared: r.shared, actor: &a} }
 
 func (r *Registry) user() string {

@@ -46,7 +46,7 @@ var (
 	RequestInvalid    = &Code{"REQUEST_INVALID", 400, "invalid request"}
 	RequestStalled    = &Code{"REQUEST_INVALID", 408, "the body of the request stayed away too long"}
 	Missing           = &Code{"NOT_FOUND", 404, "not found"}
-	Conflict          = &Code{"CONFLICT", 409, "it cannot be done as things are"}
+	Conflict          = &Code{"CONFLICT", 409, "it conflicts with the current state"}
 	Taken             = &Code{"TAKEN", 409, "the name is taken"}
 	RuleInvalid       = &Code{"RULE_INVALID", 400, "invalid rule"}
 	RuleUnknown       = &Code{"RULE_UNKNOWN", 404, "no such rule"}
@@ -58,7 +58,7 @@ var (
 	UpstreamFailed    = &Code{"UNAVAILABLE", 502, "the upstream registry failed"}
 	StorageFull       = &Code{"STORAGE_FULL", 507, "the registry's storage is full"}
 	Overloaded        = &Code{"UNAVAILABLE", 503, "the registry cannot open more files at the moment"}
-	Internal          = &Code{"UNKNOWN", 500, "the registry failed; its log says more"}
+	Internal          = &Code{"UNKNOWN", 500, "internal error"}
 )
 
 // RetryAfter is the detail of a TooManyRequests error that knows how long to wait.

@@ -200,7 +200,7 @@ func (f *Filling) Wait(ctx context.Context, n int64) error {
 
 // Follow opens a filling to read. It waits for the first bytes, and fails as the filling does if none come. ok is false if
 // it has ended, or its store cannot be read so early and it has ended meanwhile: the registry has the blob then. Reads end
-// when ctx does. The caller closes the reader, and asks Err when he has read it.
+// when ctx does. The caller closes the reader, and asks Err after reading it.
 func (f *Filling) Follow(ctx context.Context) (reader *Follower, ok bool, err error) {
 	store, can := f.session.r.blobs.(blobs.StagedReader)
 	first := int64(1)

@@ -84,7 +84,7 @@ func (b *Blob) Err() error {
 }
 
 // Blob opens a blob of the repository ("Pulling blobs", end-2). BlobUnknown if the repository does not have it, or only
-// damaged. The caller closes it, and asks Err when he has read it.
+// damaged. The caller closes it, and asks Err after reading it.
 func (r *Registry) Blob(ctx context.Context, repo RepoName, d digest.Digest) (*Blob, error) {
 	var f blobs.File
 	b, info, err := r.locate(ctx, repo, d, func(name blobs.Name) (info blobs.Info, err error) {

@@ -238,7 +238,7 @@ func (c credsText) upstream(dir string) (up mirror.Upstream, err error) {
 		secret = strings.TrimRight(string(text), "\r\n")
 	}
 	if (c.User == "") != (secret == "") {
-		return up, at("user", errors.New("a user and his pass or passFile go together"))
+		return up, at("user", errors.New("user and pass or passFile go together"))
 	}
 	up.User, up.Secret = c.User, secret
 	return up, nil

@@ -137,7 +137,7 @@ func TestParseErrors(t *testing.T) {
 		{"sync:\n- type: registry\n  source: ghcr.io/a\n  target: b\n", "3: sync[0].source: \"ghcr.io/a\" is not the name of a registry"},
 		{"sync:\n- type: repository\n  source: '{{ env \"X\" }}'\n  target: b\n", "3: sync[0].source: templates are not known here"},
 		{creds("    user: me\n"), "8: creds[0].user"},
-		{creds("    pass: top-secret\n"), "creds[0].user: a user and his pass or passFile go together"},
+		{creds("    pass: top-secret\n"), "creds[0].user: user and pass or passFile go together"},
 		{creds("    user: me\n    pass: top-secret\n    passFile: x\n"), "10: creds[0].passFile: there is a pass, too"},
 		{creds("    user: me\n    passFile: missing\n"), "9: creds[0].passFile: open "},
 		{creds("    user: me\n    pass: '{{env \"top-secret\"}}'\n"), "creds[0]: templates are not known here"},

@@ -237,7 +237,7 @@ func (c *copier) blob(ctx context.Context, d v1.Descriptor) error {
 		if have, err := c.have(ctx, d.Digest); have || err != nil {
 			return err
 		}
-		mine := false // whoever waited for another's finds it here, or tries himself
+		mine := false // another's copy that was waited for is here now; else this one tries
 		_, err, _ := c.flights.Do(d.Digest.String(), func() (any, error) { mine = true; return nil, c.fetch(ctx, d) })
 		if mine {
 			return err
