@@ -17,10 +17,10 @@ const (
 
 // What becomes of the log's file when all of it is in the database.
 const (
-	cutLog   = "PRAGMA wal_checkpoint(TRUNCATE)" // its room is free for others
-	reuseLog = "PRAGMA wal_checkpoint(RESTART)"  // its room is for what is written next
-	keepLog  = "PRAGMA wal_checkpoint(PASSIVE)"  // it goes on; nobody waits, and what is in use by a reader stays
-	lookOnly = "PRAGMA wal_checkpoint(NOOP)"     // nothing: how long it is
+	truncateWAL = "PRAGMA wal_checkpoint(TRUNCATE)" // its room is free for others
+	restartWAL  = "PRAGMA wal_checkpoint(RESTART)"  // its room is for what is written next
+	keepLog     = "PRAGMA wal_checkpoint(PASSIVE)"  // it goes on; nobody waits, and what is in use by a reader stays
+	lookOnly    = "PRAGMA wal_checkpoint(NOOP)"     // nothing: how long it is
 )
 
 // checkpoint folds the log into the database, on a connection of its own that gives up soon if a reader or another writer
@@ -36,13 +36,13 @@ func (w *writer) checkpoint(ctx context.Context, mode string) error {
 		return err
 	}
 	defer c.close()
-	_, err = c.fold(ctx, mode)
+	_, err = c.checkpoint(ctx, mode)
 	return err
 }
 
-// fold runs a checkpoint and returns how many pages of the log are not in the database afterwards, and how long the log
+// checkpoint runs a checkpoint and returns how many pages of the log are not in the database afterwards, and how long the log
 // is. ErrBusy if the checkpoint could not do all that was asked.
-func (c *conn) fold(ctx context.Context, mode string) (l logPages, err error) {
+func (c *conn) checkpoint(ctx context.Context, mode string) (l logPages, err error) {
 	var busy, folded int
 	if err := c.QueryRowxContext(ctx, mode).Scan(&busy, &l.all, &folded); err != nil {
 		return l, wrap(err)
@@ -72,7 +72,7 @@ func (d *DB) checkpoints(ctx context.Context) {
 			err = d.foldGrown(ctx)
 		case <-tick.C:
 			if d.Stats().WALBytes >= idleFold {
-				err = d.writer.checkpoint(ctx, cutLog)
+				err = d.writer.checkpoint(ctx, truncateWAL)
 			}
 		}
 		if err != nil && ctx.Err() == nil {
@@ -88,15 +88,15 @@ func (d *DB) foldGrown(ctx context.Context) error {
 		return err
 	}
 	defer c.close()
-	l, err := c.fold(ctx, lookOnly)
+	l, err := c.checkpoint(ctx, lookOnly)
 	if err == nil && l.waiting >= foldAfter {
-		l, err = c.fold(ctx, keepLog)
+		l, err = c.checkpoint(ctx, keepLog)
 	}
 	if err == nil && l.all >= longLog {
 		turn := openTurn(d.path)
 		defer turn.close()
 		defer turn.take(turnWait)() // nobody would leave the lock free for long enough
-		_, err = c.fold(ctx, reuseLog)
+		_, err = c.checkpoint(ctx, restartWAL)
 	}
 	if errors.Is(err, ErrBusy) {
 		err = nil // the next one will do

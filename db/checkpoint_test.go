@@ -35,7 +35,7 @@ func TestLogIsFoldedIn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := c.fold(t.Context(), lookOnly)
+		l, err := c.checkpoint(t.Context(), lookOnly)
 		if err != nil {
 			t.Fatal(err)
 		}

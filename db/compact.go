@@ -86,7 +86,7 @@ func (d *DB) Compact(ctx context.Context) (before, after int64, err error) {
 	turn := openTurn(d.path + "-turn")
 	defer turn.close()
 	defer turn.take(turnWait)()
-	if _, err := c.fold(ctx, reuseLog); err != nil && !errors.Is(err, ErrBusy) {
+	if _, err := c.checkpoint(ctx, restartWAL); err != nil && !errors.Is(err, ErrBusy) {
 		return 0, 0, err
 	}
 	p, err := c.pages(ctx)

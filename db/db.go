@@ -66,7 +66,7 @@ type DB struct {
 	stop       context.CancelFunc
 	background sync.WaitGroup
 	stats      counters
-	recall     recall
+	cache      queryCache
 }
 
 type counters struct {
@@ -163,7 +163,7 @@ func open(ctx context.Context, opt Options) (_ *DB, err error) {
 		d.readers <- r
 	}
 	d.writer = newWriter(d, w)
-	d.recall.index = openIndex(opt.Path + "-shm")
+	d.cache.index = openIndex(opt.Path + "-shm")
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	d.stop = stop
 	d.background.Go(func() { d.checkpoints(background) })
@@ -214,7 +214,7 @@ func (d *DB) Close() error {
 	}
 	// The index is the last to be closed, for the sake of the locks on it.
 	err := wrap(d.pool.Close())
-	d.recall.close()
+	d.cache.close()
 	return err
 }
 
@@ -335,7 +335,7 @@ func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable, all bool)
 		more = d.dropBallast(all)
 		// Many small ones would use it up for a log that only grows. What the log has is folded in while there is room
 		// for that, and its own room used again.
-		if folding := d.writer.checkpoint(ctx, reuseLog); folding != nil && !more {
+		if folding := d.writer.checkpoint(ctx, restartWAL); folding != nil && !more {
 			break
 		}
 		err = d.writer.do(ctx, fn, durable)
@@ -344,4 +344,4 @@ func (d *DB) reclaim(ctx context.Context, fn func(*Tx) error, durable, all bool)
 }
 
 // Checkpoint folds the log into the database and gives its room back. ErrBusy if a reader or a writer is in the way.
-func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx, cutLog) }
+func (d *DB) Checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx, truncateWAL) }

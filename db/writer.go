@@ -171,7 +171,7 @@ func (w *writer) begin(durable bool) error {
 		// transactions too. The next sync would succeed without them, and after a power cut the log would end at the
 		// first one, with whatever was acknowledged behind it. So nothing more goes behind them: they are copied into
 		// the database, from memory, and the log begins anew.
-		if err := w.checkpoint(context.Background(), cutLog); err != nil {
+		if err := w.checkpoint(context.Background(), truncateWAL); err != nil {
 			return err
 		}
 		w.torn = false

@@ -54,7 +54,7 @@ func (g guard) protect(next http.Handler) http.Handler {
 			return
 		}
 		if preflight {
-			g.s.beside("preflight", writePreflight).ServeHTTP(w, r)
+			g.s.wrap("preflight", writePreflight).ServeHTTP(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -82,5 +82,5 @@ func (g guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.HasPrefix(r.URL.Path, "/v2/") {
 		w.Header()["Docker-Distribution-Api-Version"] = apiVersion
 	}
-	g.s.beside("refused", func(*recorder, *http.Request) error { return err }).ServeHTTP(w, r)
+	g.s.wrap("refused", func(*recorder, *http.Request) error { return err }).ServeHTTP(w, r)
 }

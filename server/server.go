@@ -145,10 +145,10 @@ func (s *Server) router() http.Handler {
 	}
 	if s.cfg.Auth != nil {
 		for _, path := range []string{"/auth/token", "/token"} {
-			mux.Handler("GET", path, s.beside("token", s.getToken))
-			mux.Handler("POST", path, s.beside("token", s.postToken))
+			mux.Handler("GET", path, s.wrap("token", s.getToken))
+			mux.Handler("POST", path, s.wrap("token", s.postToken))
 		}
-		management := s.beside("management", s.manage)
+		management := s.wrap("management", s.manage)
 		mux.NotFound = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, admin.Prefix) {
 				management.ServeHTTP(w, r)
@@ -159,20 +159,20 @@ func (s *Server) router() http.Handler {
 	}
 	for _, method := range []string{"GET", "HEAD"} {
 		for _, path := range []string{"/livez", "/live"} {
-			mux.Handler(method, path, s.small(s.serveLive))
+			mux.Handler(method, path, s.withDeadline(s.serveLive))
 		}
 		for _, path := range []string{"/readyz", "/ready", "/healthz"} {
-			mux.Handler(method, path, s.small(s.serveReady))
+			mux.Handler(method, path, s.withDeadline(s.serveReady))
 		}
-		mux.Handler(method, "/", s.small(s.serveRoot(api)))
-		mux.Handler(method, "/metrics", s.beside("metrics", s.serveMetrics))
+		mux.Handler(method, "/", s.withDeadline(s.serveRoot(api)))
+		mux.Handler(method, "/metrics", s.wrap("metrics", s.serveMetrics))
 	}
 	return mux
 }
 
-// beside is a handler of something that is not the specification's, with all that its API has: errors are answered in
+// wrap is a handler of something that is not the specification's, with all that its API has: errors are answered in
 // the same form.
-func (s *Server) beside(name string, handle func(*recorder, *http.Request) error) http.Handler {
+func (s *Server) wrap(name string, handle func(*recorder, *http.Request) error) http.Handler {
 	return s.observe(name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := handle(w.(*recorder), r); err != nil {
 			s.writeError(w.(*recorder), r, err)
@@ -193,8 +193,8 @@ func (s *Server) serveRoot(pages http.Handler) http.HandlerFunc {
 	}
 }
 
-// small gives an exchange that is small both ways one deadline for the whole.
-func (s *Server) small(h http.HandlerFunc) http.Handler {
+// withDeadline gives an exchange that is withDeadline both ways one deadline for the whole.
+func (s *Server) withDeadline(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		control.SetWriteDeadline(time.Now().Add(s.cfg.BodyIdleTimeout))

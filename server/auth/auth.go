@@ -141,17 +141,17 @@ func (a *Authority) RotateKey(ctx context.Context, by registry.Actor) error {
 // policy remembers what the database says about users and keys.
 type policy struct {
 	sync.Mutex
-	number    int64 // db.Tx.Policy
-	standings map[string]*standing
-	keys      []db.SigningKey
-	bcrypt    *int // the highest cost of a password's hash, 0 if there is none of bcrypt
+	number   int64 // db.Tx.Policy
+	accounts map[string]*accountState
+	keys     []db.SigningKey
+	bcrypt   *int // the highest cost of a password's hash, 0 if there is none of bcrypt
 }
 
-// maxStandings bounds how many users are remembered.
-const maxStandings = 10_000
+// maxAccounts bounds how many users are remembered.
+const maxAccounts = 10_000
 
-// standing is what a user may be asked about.
-type standing struct {
+// accountState is what a user may be asked about.
+type accountState struct {
 	db.User
 	generation string // as tokens have it
 	grants     ruleSet
@@ -175,23 +175,23 @@ type apiToken struct {
 
 // fresh forgets what it remembers if the database says something else now. It returns with the policy locked.
 func (a *Authority) fresh(ctx context.Context) error {
-	number, err := db.Ask(ctx, a.db, db.Question{What: "policy"}, (*db.Tx).Policy)
+	number, err := db.Cached(ctx, a.db, db.Key{What: "policy"}, (*db.Tx).Policy)
 	a.policy.Lock()
-	if err == nil && (number != a.policy.number || a.policy.standings == nil || len(a.policy.standings) >= maxStandings) {
-		a.policy.number, a.policy.standings, a.policy.keys, a.policy.bcrypt = number, map[string]*standing{}, nil, nil
+	if err == nil && (number != a.policy.number || a.policy.accounts == nil || len(a.policy.accounts) >= maxAccounts) {
+		a.policy.number, a.policy.accounts, a.policy.keys, a.policy.bcrypt = number, map[string]*accountState{}, nil, nil
 	}
 	return err
 }
 
-// standing returns what is known of a user. ErrNotFound of package db if there is none.
-func (a *Authority) standing(ctx context.Context, name string) (*standing, error) {
+// account returns what is known of a user. ErrNotFound of package db if there is none.
+func (a *Authority) account(ctx context.Context, name string) (*accountState, error) {
 	err := a.fresh(ctx)
-	known, number := a.policy.standings[name], a.policy.number
+	known, number := a.policy.accounts[name], a.policy.number
 	a.policy.Unlock()
 	if known != nil || err != nil {
 		return known, err
 	}
-	s := &standing{}
+	s := &accountState{}
 	err = a.db.View(ctx, func(tx *db.Tx) (err error) {
 		if s.User, err = tx.User(name); err != nil {
 			return err
@@ -216,7 +216,7 @@ func (a *Authority) standing(ctx context.Context, name string) (*standing, error
 	a.policy.Lock()
 	defer a.policy.Unlock()
 	if a.policy.number == number { // else it may be from before the change
-		a.policy.standings[s.Name] = s // not name, which may be a part of a long header
+		a.policy.accounts[s.Name] = s // not name, which may be a part of a long header
 	}
 	return s, nil
 }

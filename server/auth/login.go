@@ -73,7 +73,7 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 	}
 	if s != nil && !s.Disabled && a.logins.remembers(a.db.Now(), name, password, s.Generation) {
 		a.noteLogin(ctx, s, from, withPassword)
-		return Caller{Name: name, LoggedIn: true, standing: s}, nil
+		return Caller{Name: name, LoggedIn: true, account: s}, nil
 	}
 	err = a.logins.tries.do(ctx, a.logins.try(s, name, password, networkOf(from)), func(ctx context.Context) error {
 		return a.check(ctx, s, name, password, from)
@@ -82,11 +82,11 @@ func (a *Authority) Login(ctx context.Context, name, password string, from netip
 		return Caller{}, err
 	}
 	a.noteLogin(ctx, s, from, withPassword)
-	return Caller{Name: name, LoggedIn: true, standing: s}, nil
+	return Caller{Name: name, LoggedIn: true, account: s}, nil
 }
 
 // check pays for a try and hashes its password. s is the user's, nil if there is none.
-func (a *Authority) check(ctx context.Context, s *standing, name, password string, from netip.Addr) error {
+func (a *Authority) check(ctx context.Context, s *accountState, name, password string, from netip.Addr) error {
 	isKnown, err := a.loggedInFrom(ctx, name, networkOf(from))
 	if err != nil {
 		return failed(err)
@@ -143,12 +143,12 @@ func AddressText(address netip.Addr) string {
 	return address.String()
 }
 
-// known is standing that returns nil for somebody who does not exist.
-func (a *Authority) known(ctx context.Context, name string) (*standing, error) {
+// known is account that returns nil for somebody who does not exist.
+func (a *Authority) known(ctx context.Context, name string) (*accountState, error) {
 	if CheckUserName(name) != nil {
 		return nil, nil
 	}
-	s, err := a.standing(ctx, name)
+	s, err := a.account(ctx, name)
 	if errors.Is(err, db.ErrNotFound) {
 		return nil, nil
 	}
@@ -177,7 +177,7 @@ type loginKey struct{ user, address, how string }
 const maxNetworks = 64
 
 // noteLogin writes a login to the audit, when the user came last, and from where: once a minute.
-func (a *Authority) noteLogin(ctx context.Context, s *standing, from netip.Addr, how string) {
+func (a *Authority) noteLogin(ctx context.Context, s *accountState, from netip.Addr, how string) {
 	address := AddressText(from)
 	if !a.seen.due(a.db.Now(), loginKey{s.Name, address, how}) {
 		return
@@ -217,12 +217,12 @@ func hashToken(text string) []byte {
 	return sum[:]
 }
 
-func (a *Authority) withToken(ctx context.Context, s *standing, text string) (c Caller, t apiToken, ok bool) {
+func (a *Authority) withToken(ctx context.Context, s *accountState, text string) (c Caller, t apiToken, ok bool) {
 	hash := hashToken(text)
 	for _, t := range s.tokens {
 		if hmac.Equal(t.Hash, hash) && t.isGood(a.db.Now()) {
 			a.used(ctx, t)
-			return Caller{Name: s.Name, LoggedIn: true, standing: s}.boundBy(t), t, true
+			return Caller{Name: s.Name, LoggedIn: true, account: s}.boundBy(t), t, true
 		}
 	}
 	return Caller{}, apiToken{}, false
@@ -242,7 +242,7 @@ func (u *uses[K]) due(now time.Time, key K) bool {
 	if at, ok := u.at[key]; ok && now.Sub(at) < often {
 		return false
 	}
-	if u.at == nil || len(u.at) > maxStandings {
+	if u.at == nil || len(u.at) > maxAccounts {
 		u.at = map[K]time.Time{}
 	}
 	u.at[key] = now
@@ -334,7 +334,7 @@ func (l *logins) hash(ctx context.Context, password string, p place) (string, er
 }
 
 // try is what tells a try from others that are not equal.
-func (l *logins) try(s *standing, name, password string, network netip.Prefix) string {
+func (l *logins) try(s *accountState, name, password string, network netip.Prefix) string {
 	sum := l.sum(name, password)
 	generation := int64(0)
 	if s != nil {
@@ -396,7 +396,7 @@ func (t *tries) do(ctx context.Context, key string, fn func(context.Context) err
 
 // check says whether a user's password is right and whether its hash is of a weak kind. For nobody it works as long and
 // says no, as it does whatever the kind of the hash, where there are some of bcrypt of up to a cost.
-func (l *logins) check(ctx context.Context, s *standing, password string, bcryptCost int, p place) (ok, weak bool, err error) {
+func (l *logins) check(ctx context.Context, s *accountState, password string, bcryptCost int, p place) (ok, weak bool, err error) {
 	if err := l.queue.enter(ctx, p); err != nil {
 		return false, false, err
 	}

@@ -174,7 +174,7 @@ func TestWeakHashesAreReplaced(t *testing.T) {
 	for _, name := range []string{"weak", "imported"} {
 		_, err := w.Login(t.Context(), name, cheapPassword, here)
 		w.must(err)
-		s, err := w.standing(t.Context(), name)
+		s, err := w.account(t.Context(), name)
 		w.must(err)
 		if !strings.HasPrefix(s.Password, "$argon2id$v=19$m=19456,t=2,p=1$") {
 			t.Errorf("%s keeps %s", name, s.Password)
@@ -486,14 +486,14 @@ func TestRightsAreOfNow(t *testing.T) {
 func TestStandingsAreRemembered(t *testing.T) {
 	w := newWorld(t)
 	w.user("alice")
-	one, err := w.standing(t.Context(), "alice")
+	one, err := w.account(t.Context(), "alice")
 	w.must(err)
 	w.must(w.db.Update(t.Context(), func(tx *db.Tx) error { return tx.SetNote("something", "else") }))
-	if two, err := w.standing(t.Context(), "alice"); two != one || err != nil {
+	if two, err := w.account(t.Context(), "alice"); two != one || err != nil {
 		t.Error("another commit makes a user be read again", err)
 	}
 	w.user("bob")
-	if two, err := w.standing(t.Context(), "alice"); two == one || err != nil {
+	if two, err := w.account(t.Context(), "alice"); two == one || err != nil {
 		t.Error("a change of users does not", err)
 	}
 }
@@ -630,10 +630,10 @@ func FuzzAuthenticate(f *testing.F) {
 	// Only whether a header is understood is of interest: a throttle and hashing would make it slow.
 	w.logins.compare = func(_, password string) (bool, bool, error) { return password == cheapPassword, false, nil }
 	f.Fuzz(func(t *testing.T, header string) {
-		w.throttle.purses = nil
+		w.throttle.buckets = nil
 		c, err := w.Authenticate(context.Background(), header, here)
 		if err != nil {
-			if !isUnauthorized(err) || c.LoggedIn || c.standing != nil {
+			if !isUnauthorized(err) || c.LoggedIn || c.account != nil {
 				t.Errorf("%q: %v, %+v", header, err, c)
 			}
 			return

@@ -58,7 +58,7 @@ func (a *Authority) refreshToken(ctx context.Context, c Caller, asked TokenReque
 // newFamily returns the family that an equal login got in the last minute, or makes one.
 func (a *Authority) newFamily(ctx context.Context, c Caller, asked TokenRequest) (id string, err error) {
 	t := db.RefreshToken{ID: rand.Text(), User: c.Name, APIToken: c.apiToken, Client: clientName(asked.Client), Address: AddressText(asked.From)}
-	key := familyKey{c.Name, c.standing.generation, t.APIToken, t.Client, t.Address}
+	key := familyKey{c.Name, c.account.generation, t.APIToken, t.Client, t.Address}
 	if !a.newest.due(a.db.Now(), key) {
 		a.families.Lock()
 		id = a.families.newest[key]
@@ -73,7 +73,7 @@ func (a *Authority) newFamily(ctx context.Context, c Caller, asked TokenRequest)
 	}
 	a.families.Lock()
 	defer a.families.Unlock()
-	if a.families.newest == nil || len(a.families.newest) > maxStandings {
+	if a.families.newest == nil || len(a.families.newest) > maxAccounts {
 		a.families.newest = map[familyKey]string{}
 	}
 	a.families.newest[key] = t.ID
@@ -120,8 +120,8 @@ func (a *Authority) Refresh(ctx context.Context, token string, from netip.Addr) 
 		return Caller{}, refusedToken(err)
 	}
 	c.family = said.Family
-	if c.standing != nil {
-		a.noteLogin(ctx, c.standing, from, withRefresh)
+	if c.account != nil {
+		a.noteLogin(ctx, c.account, from, withRefresh)
 	}
 	return c, nil
 }

@@ -85,7 +85,7 @@ func owns(user string, repo db.RepoName) bool {
 type Caller struct {
 	Name     string // "" for nobody who logged in
 	LoggedIn bool   // by name, or anonymously with a bearer token
-	standing *standing
+	account  *accountState
 	bounded  bool // by an API token: the caller may do what both the user and the token may
 	bounds   ruleSet
 	bearer   bool // by a bearer token, which bounds the caller to
@@ -97,12 +97,12 @@ type Caller struct {
 // rights is what a caller may do in a repository that is not public.
 func (c Caller) rights(repo db.RepoName) (actions Actions) {
 	switch {
-	case c.standing == nil:
+	case c.account == nil:
 		return 0
-	case c.standing.Admin || owns(c.Name, repo):
+	case c.account.Admin || owns(c.Name, repo):
 		return All
 	}
-	return c.standing.grants.allowed(repo)
+	return c.account.grants.allowed(repo)
 }
 
 // limits is what the tokens that a caller came with leave of their rights.
@@ -129,7 +129,7 @@ func (a *Authority) May(c Caller, repo db.RepoName, want Actions, isPublic func(
 	if c.rights(repo).has(want) {
 		return true, nil
 	}
-	if want != Pull || c.standing == nil && !a.anonymous {
+	if want != Pull || c.account == nil && !a.anonymous {
 		return false, nil
 	}
 	return isPublic()
@@ -147,7 +147,7 @@ func (a *Authority) MayRead(c Caller) func(db.RepoName, bool) (bool, error) {
 
 // ReadsOnlyPublic says whether MayRead says of a repository what its visibility says.
 func (a *Authority) ReadsOnlyPublic(c Caller) bool {
-	return c.standing == nil && a.anonymous && !c.bounded
+	return c.account == nil && a.anonymous && !c.bounded
 }
 
 // MayMount is MayRead for a bearer of a token for whom it has to name the repository, too.
@@ -164,16 +164,16 @@ func (c Caller) FromToken(repo db.RepoName, want Actions) bool {
 }
 
 // IsAdmin says whether a caller may do everything, with nothing taken from them by a token.
-func (c Caller) IsAdmin() bool { return c.standing != nil && c.standing.Admin && c.isWhole() }
+func (c Caller) IsAdmin() bool { return c.account != nil && c.account.Admin && c.isWhole() }
 
 // ReadsAll says whether a caller is an admin who may read, be it with an API token for every repository.
 func (c Caller) ReadsAll() bool {
-	return c.standing != nil && c.standing.Admin && !c.bearer && (!c.bounded || c.bounds.everything)
+	return c.account != nil && c.account.Admin && !c.bearer && (!c.bounded || c.bounds.everything)
 }
 
 // IsUser says whether a caller is a user, with nothing taken from them by a token. Only they may change what they may
 // do otherwise: their password, their tokens.
-func (c Caller) IsUser() bool { return c.standing != nil && c.isWhole() }
+func (c Caller) IsUser() bool { return c.account != nil && c.isWhole() }
 
 // FromNarrowToken says whether a caller came with a bearer token that is not good for managing: with another one they might
 // do more.

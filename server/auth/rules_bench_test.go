@@ -32,7 +32,7 @@ func BenchmarkMostExpensiveRules(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c := Caller{Name: "alice", LoggedIn: true, standing: &standing{User: db.User{Name: "alice"}, grants: grants}, bounded: true, bounds: bounds}
+	c := Caller{Name: "alice", LoggedIn: true, account: &accountState{User: db.User{Name: "alice"}, grants: grants}, bounded: true, bounds: bounds}
 	b.ReportMetric(float64(grants.cost()+bounds.cost()), "cost")
 	for b.Loop() {
 		if may, err := (&Authority{}).May(c, name, Pull, func() (bool, error) { return false, nil }); may || err != nil {

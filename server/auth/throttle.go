@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// throttle slows down those who guess passwords. Every try is paid for from several purses, and a right password is paid
+// throttle slows down those who guess passwords. Every try is paid for from several buckets, and a right password is paid
 // back: one of the account from the network, which is the one that a guesser empties; one of the account from everywhere,
 // for a guesser with many networks; and one of the network, for a guesser of many accounts. For IPv6 there are the first and
-// the last also for the /48 that the network is a part of. A user who has logged in from a network before has a purse there
+// the last also for the /48 that the network is a part of. A user who has logged in from a network before has a bucket there
 // that is theirs alone, so that guesses from elsewhere, and of other accounts, do not keep them out.
 type throttle struct {
 	sync.Mutex
-	purses map[purseKey]purse
+	buckets map[bucketKey]bucket
 }
 
-type purseKey struct {
+type bucketKey struct {
 	kind    kind
 	account string
 	network netip.Prefix
@@ -32,12 +32,12 @@ const (
 	known // a pair of which a login has succeeded
 )
 
-type purse struct {
+type bucket struct {
 	tries float64
 	at    time.Time
 }
 
-// allowance is how many tries a purse holds, and how long one takes to come back.
+// allowance is how many tries a bucket holds, and how long one takes to come back.
 type allowance struct {
 	most  float64
 	every time.Duration
@@ -51,11 +51,11 @@ var (
 	ofSites   = allowance{400, time.Second / 2}
 )
 
-// maxPurses bounds the memory. Beyond it the full purses go, and if that is not enough all of them.
-const maxPurses = 50_000
+// maxBuckets bounds the memory. Beyond it the full buckets go, and if that is not enough all of them.
+const maxBuckets = 50_000
 
-type debit struct {
-	key purseKey
+type charge struct {
+	key bucketKey
 	of  allowance
 }
 
@@ -70,17 +70,17 @@ func networkOf(from netip.Addr) netip.Prefix {
 	return p
 }
 
-// debits are what a try is paid with, the pair's first.
-func debits(name string, from netip.Addr, isKnown bool) []debit {
+// charges are what a try is paid with, the pair's first.
+func charges(name string, from netip.Addr, isKnown bool) []charge {
 	name = strings.Clone(name[:min(len(name), maxUserName)]) // not a part of a header, which would stay with it
 	here := networkOf(from)
 	if isKnown {
-		return []debit{{purseKey{known, name, here}, ofPair}}
+		return []charge{{bucketKey{known, name, here}, ofPair}}
 	}
-	all := []debit{{purseKey{pair, name, here}, ofPair}, {purseKey{account, name, netip.Prefix{}}, ofAccount}, {purseKey{network, "", here}, ofNetwork}}
+	all := []charge{{bucketKey{pair, name, here}, ofPair}, {bucketKey{account, name, netip.Prefix{}}, ofAccount}, {bucketKey{network, "", here}, ofNetwork}}
 	if here.Addr().Is6() {
 		site, _ := here.Addr().Prefix(48)
-		all = append(all, debit{purseKey{pair, name, site}, ofSite}, debit{purseKey{network, "", site}, ofSites})
+		all = append(all, charge{bucketKey{pair, name, site}, ofSite}, charge{bucketKey{network, "", site}, ofSites})
 	}
 	return all
 }
@@ -90,7 +90,7 @@ func debits(name string, from netip.Addr, isKnown bool) []debit {
 func (t *throttle) enter(now time.Time, name string, from netip.Addr, isKnown bool) (wait time.Duration) {
 	t.Lock()
 	defer t.Unlock()
-	all := debits(name, from, isKnown)
+	all := charges(name, from, isKnown)
 	for _, d := range all {
 		if p := t.look(now, d); p.tries < 1 {
 			wait = max(wait, time.Duration((1-p.tries)*float64(d.of.every)))
@@ -102,7 +102,7 @@ func (t *throttle) enter(now time.Time, name string, from netip.Addr, isKnown bo
 	for _, d := range all {
 		p := t.look(now, d)
 		p.tries--
-		t.purses[d.key] = p
+		t.buckets[d.key] = p
 	}
 	return 0
 }
@@ -111,25 +111,25 @@ func (t *throttle) enter(now time.Time, name string, from netip.Addr, isKnown bo
 func (t *throttle) leave(now time.Time, name string, from netip.Addr, isKnown bool) {
 	t.Lock()
 	defer t.Unlock()
-	for i, d := range debits(name, from, isKnown) {
+	for i, d := range charges(name, from, isKnown) {
 		p := t.look(now, d)
 		p.tries = min(p.tries+1, d.of.most)
 		if i == 0 || p.tries == d.of.most {
-			delete(t.purses, d.key)
+			delete(t.buckets, d.key)
 		} else {
-			t.purses[d.key] = p
+			t.buckets[d.key] = p
 		}
 	}
 }
 
-// look returns a purse as it is now.
-func (t *throttle) look(now time.Time, d debit) purse {
-	if len(t.purses) >= maxPurses || t.purses == nil {
+// look returns a bucket as it is now.
+func (t *throttle) look(now time.Time, d charge) bucket {
+	if len(t.buckets) >= maxBuckets || t.buckets == nil {
 		t.shrink(now)
 	}
-	p, ok := t.purses[d.key]
+	p, ok := t.buckets[d.key]
 	if !ok {
-		return purse{d.of.most, now}
+		return bucket{d.of.most, now}
 	}
 	p.tries = min(p.tries+float64(now.Sub(p.at))/float64(d.of.every), d.of.most)
 	p.at = now
@@ -137,13 +137,13 @@ func (t *throttle) look(now time.Time, d debit) purse {
 }
 
 func (t *throttle) shrink(now time.Time) {
-	const longest = 10 * time.Minute // until any purse is full again
-	for key, p := range t.purses {
+	const longest = 10 * time.Minute // until any bucket is full again
+	for key, p := range t.buckets {
 		if now.Sub(p.at) > longest {
-			delete(t.purses, key)
+			delete(t.buckets, key)
 		}
 	}
-	if len(t.purses) >= maxPurses || t.purses == nil {
-		t.purses = map[purseKey]purse{}
+	if len(t.buckets) >= maxBuckets || t.buckets == nil {
+		t.buckets = map[bucketKey]bucket{}
 	}
 }

@@ -99,8 +99,8 @@ func TestThrottlePaysBack(t *testing.T) {
 		}
 		th.leave(now, "alice", here, false)
 	}
-	if len(th.purses) != 0 {
-		t.Errorf("%d purses are kept of somebody who owes nothing", len(th.purses))
+	if len(th.buckets) != 0 {
+		t.Errorf("%d purses are kept of somebody who owes nothing", len(th.buckets))
 	}
 	for range 29 {
 		th.enter(now, "alice", here, false)
@@ -133,14 +133,14 @@ func TestThrottleIsBounded(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	for i := range 2 * maxPurses {
+	for i := range 2 * maxBuckets {
 		account := fmt.Sprint(i)
 		if i%10 == 0 {
 			account += strings.Repeat("x", 48<<10)
 		}
 		th.enter(now, account, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), false)
-		if len(th.purses) > maxPurses+3 {
-			t.Fatal(len(th.purses))
+		if len(th.buckets) > maxBuckets+3 {
+			t.Fatal(len(th.buckets))
 		}
 	}
 	runtime.GC()

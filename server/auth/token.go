@@ -65,7 +65,7 @@ func (a *Authority) Issue(ctx context.Context, c Caller, reg *registry.Registry,
 	if t.Token, err = a.sign(ctx, c, typeAccess, granted, t.IssuedAt, a.lifetime); err != nil {
 		return Token{}, failed(err)
 	}
-	if asked.Refresh && c.standing != nil {
+	if asked.Refresh && c.account != nil {
 		if t.Refresh, err = a.refreshToken(ctx, c, asked, t.IssuedAt); err != nil {
 			return Token{}, failed(err)
 		}
@@ -108,8 +108,8 @@ func (a *Authority) sign(ctx context.Context, c Caller, kind string, access []Ac
 		},
 		Access: access, APIToken: c.apiToken,
 	}
-	if c.standing != nil {
-		said.Generation = c.standing.generation
+	if c.account != nil {
+		said.Generation = c.account.generation
 	}
 	if kind == typeRefresh {
 		said.Family = c.family
@@ -222,14 +222,14 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 	if c.Name == "" {
 		return c, nil
 	}
-	c.standing, err = a.standing(ctx, c.Name)
+	c.account, err = a.account(ctx, c.Name)
 	if errors.Is(err, db.ErrNotFound) {
 		return Caller{}, errToken
 	}
 	if err != nil {
 		return Caller{}, err
 	}
-	if c.standing.Disabled || said.Generation != c.standing.generation {
+	if c.account.Disabled || said.Generation != c.account.generation {
 		return Caller{}, errToken
 	}
 	if said.APIToken == "" {
@@ -240,7 +240,7 @@ func (a *Authority) caller(ctx context.Context, said claims) (c Caller, err erro
 
 // Again is a caller as they are now: what they came with may have ended since, but not by its age. Unauthorized.
 func (a *Authority) Again(ctx context.Context, c Caller) (Caller, error) {
-	if c.standing == nil {
+	if c.account == nil {
 		return c, nil
 	}
 	s, err := a.known(ctx, c.Name)
@@ -248,10 +248,10 @@ func (a *Authority) Again(ctx context.Context, c Caller) (Caller, error) {
 		return Caller{}, failed(err)
 	}
 	byToken := c.bounded && !c.bearer // which a new password does not end
-	if s == nil || s.Disabled || s.generation != c.standing.generation && !byToken {
+	if s == nil || s.Disabled || s.generation != c.account.generation && !byToken {
 		return Caller{}, refusedToken(errToken)
 	}
-	if c.standing = s; !c.bounded {
+	if c.account = s; !c.bounded {
 		return c, nil
 	}
 	c, err = c.withMark(c.apiToken, a.db.Now())
@@ -260,7 +260,7 @@ func (a *Authority) Again(ctx context.Context, c Caller) (Caller, error) {
 
 // withMark is a caller bound by the API token of their own that has a mark. errToken if there is none, or it has ended.
 func (c Caller) withMark(mark string, now time.Time) (Caller, error) {
-	for _, t := range c.standing.tokens {
+	for _, t := range c.account.tokens {
 		if t.mark() == mark && t.isGood(now) {
 			return c.boundBy(t), nil
 		}

@@ -318,8 +318,8 @@ func (p *placement) elsewhere(d digest.Digest) (registry.RepoName, error) {
 }
 
 // all yields everything that is placed, in an order in which it can be stored.
-func (p *placement) all() iter.Seq2[registry.Placed, error] {
-	return func(yield func(registry.Placed, error) bool) {
+func (p *placement) all() iter.Seq2[registry.BulkManifest, error] {
+	return func(yield func(registry.BulkManifest, error) bool) {
 		for _, name := range slices.Sorted(maps.Keys(p.repos)) {
 			for placed, err := range p.repos[name].all(p) {
 				if !yield(placed, err) {
@@ -330,21 +330,21 @@ func (p *placement) all() iter.Seq2[registry.Placed, error] {
 	}
 }
 
-func (t *target) all(p *placement) iter.Seq2[registry.Placed, error] {
-	return func(yield func(registry.Placed, error) bool) {
+func (t *target) all(p *placement) iter.Seq2[registry.BulkManifest, error] {
+	return func(yield func(registry.BulkManifest, error) bool) {
 		for _, m := range t.manifests {
 			text, err := p.read(m.Digest)
 			if err == nil && text == nil {
 				err = errors.New("a manifest is gone from the archive")
 			}
 			put := registry.Put{Ref: registry.Reference{Digest: m.Digest}, Tags: t.tags[m.Digest], MediaType: m.MediaType, Content: text}
-			if !yield(registry.Placed{Repo: t.name, Put: put}, err) {
+			if !yield(registry.BulkManifest{Repo: t.name, Put: put}, err) {
 				return
 			}
 		}
 		for _, d := range slices.Sorted(maps.Keys(t.tags)) {
 			put := registry.Put{Ref: registry.Reference{Digest: d}, Tags: t.tags[d]}
-			if !t.placed[d] && !yield(registry.Placed{Repo: t.name, Put: put}, nil) {
+			if !t.placed[d] && !yield(registry.BulkManifest{Repo: t.name, Put: put}, nil) {
 				return
 			}
 		}

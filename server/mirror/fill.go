@@ -30,13 +30,13 @@ type fills struct {
 // fill is a blob on its way. started is closed when it is known how large it is, or that it cannot be had.
 type fill struct {
 	started chan struct{}
-	filling *registry.Filling // nil if err is not
+	blob    *registry.BlobFetch // nil if err is not
 	err     error
 }
 
 // Blob sees to it that the registry has a blob, or begins to. If it is on its way, the reader follows it; if reader is nil
 // the registry has it. BlobUnknown and errors as for Manifest. The caller closes the reader.
-func (m *Mirror) Blob(ctx context.Context, who Client, repo registry.RepoName, d digest.Digest) (reader *registry.Follower, size int64, err error) {
+func (m *Mirror) Blob(ctx context.Context, who Client, repo registry.RepoName, d digest.Digest) (reader *registry.FetchReader, size int64, err error) {
 	up, _ := m.of(repo)
 	_, err = m.registry.StatBlob(ctx, repo, d)
 	if err == nil {
@@ -58,11 +58,11 @@ func (m *Mirror) Blob(ctx context.Context, who Client, repo registry.RepoName, d
 	if f.err != nil {
 		return nil, 0, translate(f.err, registry.BlobUnknown, d.String())
 	}
-	reader, following, err := f.filling.Follow(ctx)
+	reader, following, err := f.blob.Follow(ctx)
 	if err != nil || !following {
 		return nil, 0, translate(err, registry.BlobUnknown, d.String())
 	}
-	return reader, f.filling.Size, nil
+	return reader, f.blob.Size, nil
 }
 
 // StatBlob returns the size of a blob that is here, or that a manifest here names, or that the upstream has.
@@ -137,7 +137,7 @@ func (m *Mirror) fill(ctx context.Context, up *upstream, who Client, repo regist
 		source := &source{ctx: m.ctx, up: up, digest: d, sleep: m.cfg.Sleep}
 		defer source.close()
 		_, source.repo = m.of(repo)
-		f.err = inTurn(m.ctx, up.room, func() (err error) { f.filling, err = m.start(source, repo, d); return err })
+		f.err = inTurn(m.ctx, up.room, func() (err error) { f.blob, err = m.start(source, repo, d); return err })
 		leave()
 		if f.err != nil {
 			m.fills.end(key)
@@ -147,16 +147,16 @@ func (m *Mirror) fill(ctx context.Context, up *upstream, who Client, repo regist
 			return
 		}
 		close(f.started)
-		err := source.pour(f.filling)
+		err := source.pour(f.blob)
 		if err == nil {
-			err = f.filling.Finish(m.ctx)
+			err = f.blob.Finish(m.ctx)
 		}
 		if err != nil {
-			f.filling.Drop(m.ctx, MayResume(m.ctx, err))
+			f.blob.Drop(m.ctx, MayResume(m.ctx, err))
 		}
 		m.fills.end(key)
 		m.learn(up, who, n, key, err)
-		m.finish(f.filling, up, err, began)
+		m.finish(f.blob, up, err, began)
 	}()
 	return f, nil
 }
@@ -184,7 +184,7 @@ func (fs *fills) end(key string) {
 }
 
 // finish tells the clients that wait how a fetch ended.
-func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time.Time) {
+func (m *Mirror) finish(f *registry.BlobFetch, up *upstream, err error, began time.Time) {
 	log := m.log.With("repository", f.Repository, "digest", f.Digest, "bytes", f.Staged(), "duration", time.Since(began))
 	if err != nil {
 		f.Fail(translate(err, registry.BlobUnknown, f.Digest.String()))
@@ -200,7 +200,7 @@ func (m *Mirror) finish(f *registry.Filling, up *upstream, err error, began time
 
 // start opens the source, where an earlier fetch has ended if that can be. A manifest may say a wrong size: the digest
 // decides.
-func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) (*registry.Filling, error) {
+func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) (*registry.BlobFetch, error) {
 	want, known, err := m.registry.WantedSize(m.ctx, repo, d)
 	if err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (m *Mirror) start(source *source, repo registry.RepoName, d digest.Digest) 
 		want = -1
 	}
 	for {
-		f := m.registry.NewFilling(m.ctx, repo, d, want)
+		f := m.registry.NewBlobFetch(m.ctx, repo, d, want)
 		from := f.Staged()
 		if from > 0 && from == want {
 			return f, nil
@@ -265,9 +265,9 @@ func (s *source) close() {
 	}
 }
 
-// pour reads all of it into a filling. It goes on where a connection broke, however often that happens, as long as now and
+// pour reads all of it into a fetch. It goes on where a connection broke, however often that happens, as long as now and
 // then one brings something.
-func (s *source) pour(f *registry.Filling) error {
+func (s *source) pour(f *registry.BlobFetch) error {
 	return Resume(s.ctx, s.sleep, f.Staged, func() (done bool, err error) {
 		if f.Size > 0 && f.Staged() == f.Size {
 			return true, nil

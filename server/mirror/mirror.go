@@ -293,7 +293,7 @@ func (m *Mirror) fetchManifest(ctx context.Context, up *upstream, repo registry.
 	}
 	up.count(&up.figures.Manifests)
 	ref.Digest = got.Digest
-	_, err := m.registry.KeepCopy(ctx, repo, registry.Copy{Ref: ref, MediaType: got.MediaType, Content: got.Content, Public: up.Public})
+	_, err := m.registry.CacheManifest(ctx, repo, registry.CachedManifest{Ref: ref, MediaType: got.MediaType, Content: got.Content, Public: up.Public})
 	if registry.ManifestInvalid.Is(err) || registry.DigestInvalid.Is(err) {
 		err = fmt.Errorf("%w: %w", ErrWrong, err)
 	}

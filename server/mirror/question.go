@@ -258,7 +258,7 @@ func (m *Mirror) learn(up *upstream, who Client, n need, key string, err error) 
 		m.unknown.add(key, 0, m.cfg.Now())
 	}
 	if m.ctx.Err() == nil {
-		up.heard(m.cfg, who, n, err)
+		up.recordResult(m.cfg, who, n, err)
 	}
 }
 

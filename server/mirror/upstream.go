@@ -70,9 +70,9 @@ func (u *upstream) isSlow(cfg Config) {
 	u.slow = cfg.Now().Add(slowFor)
 }
 
-// heard learns from how asking for a client ended. What an upstream has against one client it need not have against the
+// recordResult learns from how asking for a client ended. What an upstream has against one client it need not have against the
 // others: only when two of them are refused it is left alone by all.
-func (u *upstream) heard(cfg Config, who Client, n need, err error) {
+func (u *upstream) recordResult(cfg Config, who Client, n need, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := cfg.Now()
@@ -93,17 +93,17 @@ func (u *upstream) heard(cfg Config, who Client, n need, err error) {
 	case err == nil:
 		u.refusals, u.slow = 0, time.Time{}
 	case errors.As(err, &b):
-		u.leaveAlone(who, pause{now.Add(b.After), b}, now)
+		u.backOff(who, pause{now.Add(b.After), b}, now)
 	case errors.Is(err, ErrCredentials):
 		wait := min(refusedFor<<min(u.refusals, 10), longestRefused)
-		u.leaveAlone(who, pause{now.Add(wait), err}, now) // some answer like this what they do not have
+		u.backOff(who, pause{now.Add(wait), err}, now) // some answer like this what they do not have
 		u.refusals++
 	default:
 		u.slow = now.Add(slowFor)
 	}
 }
 
-func (u *upstream) leaveAlone(who Client, p pause, now time.Time) {
+func (u *upstream) backOff(who Client, p pause, now time.Time) {
 	for other, a := range u.accounts {
 		if other != who && other.User == who.User && a.pause.reason(now) != nil {
 			u.pauses[who.User] = p

@@ -72,7 +72,7 @@ type auditLog struct {
 // follow logs what came since the last time. The first time nothing did.
 func (a *auditLog) follow(ctx context.Context, r *Registry) error {
 	const batch = 1000
-	last, err := db.Ask(ctx, r.db, db.Question{What: "audit"}, (*db.Tx).LastEvent)
+	last, err := db.Cached(ctx, r.db, db.Key{What: "audit"}, (*db.Tx).LastEvent)
 	if !a.began {
 		a.began, a.last = err == nil, last
 	}

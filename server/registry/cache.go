@@ -16,17 +16,17 @@ import (
 //   - Its tags remember when the other registry was last seen to agree.
 //   - It may be evicted. Whoever asks for it again waits for it again, and loses nothing.
 
-// Copy is a manifest as another registry has it.
-type Copy struct {
+// CachedManifest is a manifest as another registry has it.
+type CachedManifest struct {
 	Ref       Reference // what it was asked for by
 	MediaType string
 	Content   []byte
 	Public    bool // everybody may read it
 }
 
-// KeepCopy stores a manifest of another registry, and points the tag it was asked for by at it. Errors as for
+// CacheManifest stores a manifest of another registry, and points the tag it was asked for by at it. Errors as for
 // PutManifest, but nothing has to be there before it.
-func (r *Registry) KeepCopy(ctx context.Context, repo RepoName, c Copy) (Manifest, error) {
+func (r *Registry) CacheManifest(ctx context.Context, repo RepoName, c CachedManifest) (Manifest, error) {
 	doc, err := parseManifest(c.MediaType, c.Content)
 	if err != nil {
 		return Manifest{}, err
@@ -86,7 +86,7 @@ func (r *Registry) isPublic(repo RepoName, stored bool) bool {
 // CheckedAt returns when the other registry was last seen to agree with a tag, by the clock of now; the zero time if it
 // never was, or that is not known. ManifestUnknown.
 func (r *Registry) CheckedAt(ctx context.Context, repo RepoName, tag Tag, now time.Time) (time.Time, error) {
-	at, err := db.Ask(ctx, r.db, db.Question{What: "checked", Repository: repo, Item: string(tag)}, func(tx *db.Tx) (time.Time, error) {
+	at, err := db.Cached(ctx, r.db, db.Key{What: "checked", Repository: repo, Item: string(tag)}, func(tx *db.Tx) (time.Time, error) {
 		return tx.CheckedAt(repo, tag)
 	})
 	if db.IsAhead(at, now) {

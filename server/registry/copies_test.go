@@ -38,7 +38,7 @@ func TestCopiesAreRebuilt(t *testing.T) {
 			}
 			config := f.blob("up/x", "config of the copy")
 			content, mediaType := encode(image(config, v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: digest.FromString("not fetched"), Size: 11}))
-			if _, err := f.KeepCopy(t.Context(), "up/x", registry.Copy{Ref: tag("v1"), MediaType: mediaType, Content: content}); err != nil {
+			if _, err := f.CacheManifest(t.Context(), "up/x", registry.CachedManifest{Ref: tag("v1"), MediaType: mediaType, Content: content}); err != nil {
 				t.Fatal(err)
 			}
 			if err := f.ExportJournal(t.Context(), 0); err != nil {

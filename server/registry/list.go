@@ -160,7 +160,7 @@ func (r *Registry) IsPublic(ctx context.Context, repo RepoName) (bool, error) {
 	if public, mirrored := r.mirrored(repo); mirrored {
 		return public, nil
 	}
-	public, err := db.Ask(ctx, r.db, db.Question{What: "visibility", Repository: repo}, func(tx *db.Tx) (bool, error) { return tx.IsPublic(repo) })
+	public, err := db.Cached(ctx, r.db, db.Key{What: "visibility", Repository: repo}, func(tx *db.Tx) (bool, error) { return tx.IsPublic(repo) })
 	if err != nil {
 		return false, AsError(err)
 	}

@@ -43,7 +43,7 @@ func TestRefusedMediaTypesThatAreStoredStay(t *testing.T) {
 	if _, err := f.PutManifest(t.Context(), "old", registry.Put{Ref: byDigest, MediaType: "text/html", Content: content}); !registry.ManifestInvalid.Is(err) {
 		t.Errorf("pushed again: %v", err)
 	}
-	if _, err := f.KeepCopy(t.Context(), "copy", registry.Copy{Ref: byDigest, MediaType: "text/html", Content: content}); !registry.ManifestInvalid.Is(err) {
+	if _, err := f.CacheManifest(t.Context(), "copy", registry.CachedManifest{Ref: byDigest, MediaType: "text/html", Content: content}); !registry.ManifestInvalid.Is(err) {
 		t.Errorf("from an upstream: %v", err)
 	}
 	if _, err := registry.ReadManifest("text/html", content); !registry.ManifestInvalid.Is(err) {

@@ -54,7 +54,7 @@ type (
 )
 
 func (r *Registry) findManifest(ctx context.Context, what string, repo RepoName, ref Reference, d byDigest, t byTag) (db.Manifest, error) {
-	return db.Ask(ctx, r.db, db.Question{What: what, Repository: repo, Item: ref.String()}, func(tx *db.Tx) (db.Manifest, error) {
+	return db.Cached(ctx, r.db, db.Key{What: what, Repository: repo, Item: ref.String()}, func(tx *db.Tx) (db.Manifest, error) {
 		return named(tx, repo, ref, d, t)
 	})
 }
@@ -97,7 +97,7 @@ func (r *Registry) Blob(ctx context.Context, repo RepoName, d digest.Digest) (*B
 	if info.Stamp != b.Stamp && info.Size == b.Size && b.Size > smallBlob {
 		name := blobs.Name{Digest: d, Generation: b.Generation}
 		f = &checkedFile{File: f, r: r, ctx: ctx, name: name, size: b.Size, info: info, hash: d.Algorithm().Hash()}
-	} else if err := r.trust(ctx, d, b, info); err != nil {
+	} else if err := r.verifyBeforeUse(ctx, d, b, info); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest)
 	if err != nil {
 		return 0, err
 	}
-	if err := r.promise(ctx, d, b, info); err != nil {
+	if err := r.verifyOrQueue(ctx, d, b, info); err != nil {
 		return 0, err
 	}
 	if db.Age(b.LeasedAt, r.db.Now()) <= leaseRenewal || r.db.ReadOnly() { // where nothing can be collected
@@ -132,15 +132,15 @@ func (r *Registry) isHeld(ctx context.Context, b db.Blob) (held bool) {
 	return err == nil && held
 }
 
-// promise is trust for those who only want to know that the blob is there. Where reading it would keep them waiting, its
+// verifyOrQueue is trust for those who only want to know that the blob is there. Where reading it would keep them waiting, its
 // size has to do, and it is queued to be read: a large file, or one of which it is not known what it looked like, as after
 // a rebuild.
-func (r *Registry) promise(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
+func (r *Registry) verifyOrQueue(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
 	if info.Stamp != b.Stamp && info.Size == b.Size && (b.Size > smallBlob || b.Stamp == 0) {
 		r.unread.add(blobs.Name{Digest: d, Generation: b.Generation})
 		return nil
 	}
-	return r.trust(ctx, d, b, info)
+	return r.verifyBeforeUse(ctx, d, b, info)
 }
 
 // MountBlob gives the repository a blob that another one has ("Mounting a blob from another repository", end-11), or any
@@ -159,7 +159,7 @@ func (r *Registry) MountBlob(ctx context.Context, repo RepoName, d digest.Digest
 		return tx.LinkBlob(repositoryID, b.ID, d)
 	})
 	if err == nil {
-		err = r.present(ctx, d, b)
+		err = r.statVerified(ctx, d, b)
 	}
 	if errors.Is(err, db.ErrNotFound) || BlobUnknown.Is(err) {
 		return false, nil
@@ -195,9 +195,9 @@ func (r *Registry) FindBlob(ctx context.Context, d digest.Digest, mayRead func(r
 	return "", BlobUnknown.With(d.String())
 }
 
-// present looks at the bytes before they are promised. BlobUnknown if they are missing or damaged, and also if a push
+// statVerified looks at the bytes before they are promised. BlobUnknown if they are missing or damaged, and also if a push
 // replaces the file at this moment: in both cases the client brings them.
-func (r *Registry) present(ctx context.Context, d digest.Digest, b db.Blob) error {
+func (r *Registry) statVerified(ctx context.Context, d digest.Digest, b db.Blob) error {
 	info, err := r.blobs.Stat(ctx, blobs.Name{Digest: d, Generation: b.Generation})
 	if errors.Is(err, blobs.ErrNotFound) {
 		return BlobUnknown.With(d.String())
@@ -205,7 +205,7 @@ func (r *Registry) present(ctx context.Context, d digest.Digest, b db.Blob) erro
 	if err != nil {
 		return err
 	}
-	return r.promise(ctx, d, b, info)
+	return r.verifyOrQueue(ctx, d, b, info)
 }
 
 // source returns a blob that can be mounted. ErrNotFound.

@@ -197,7 +197,7 @@ type session struct {
 	hash    hash.Hash
 	release func()
 	single  bool             // it is in no list: the blob comes in one request, and nobody can ask for it
-	fetched bool             // single, and its row is for the next Filling of the same blob
+	fetched bool             // single, and its row is for the next BlobFetch of the same blob
 	written func(size int64) // called when the staged file has more bytes, if not nil
 }
 

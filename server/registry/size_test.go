@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-func one(p registry.Placed) iter.Seq2[registry.Placed, error] {
-	return func(yield func(registry.Placed, error) bool) { yield(p, nil) }
+func one(p registry.BulkManifest) iter.Seq2[registry.BulkManifest, error] {
+	return func(yield func(registry.BulkManifest, error) bool) { yield(p, nil) }
 }
 
 // A manifest that says another size than a blob has is a mistake when it is pushed, and content when it is brought from a
@@ -24,7 +24,7 @@ func TestWrongSizes(t *testing.T) {
 	none := func(registry.RepoName, bool) (bool, error) { return false, nil }
 	for name, bring := range map[string]func(f *fixture, content []byte, mediaType string) error{
 		"mirror": func(f *fixture, content []byte, mediaType string) error {
-			_, err := f.KeepCopy(t.Context(), "from", registry.Copy{Ref: registry.Reference{Digest: digest.FromBytes(content)}, MediaType: mediaType, Content: content})
+			_, err := f.CacheManifest(t.Context(), "from", registry.CachedManifest{Ref: registry.Reference{Digest: digest.FromBytes(content)}, MediaType: mediaType, Content: content})
 			return err
 		},
 		"sync": func(f *fixture, content []byte, mediaType string) error {
@@ -32,12 +32,12 @@ func TestWrongSizes(t *testing.T) {
 			return err
 		},
 		"import": func(f *fixture, content []byte, mediaType string) error {
-			return f.PutAll(t.Context(), one(registry.Placed{Repo: "from", Put: registry.Put{Ref: tag("v1"), MediaType: mediaType, Content: content}}))
+			return f.PutAll(t.Context(), one(registry.BulkManifest{Repo: "from", Put: registry.Put{Ref: tag("v1"), MediaType: mediaType, Content: content}}))
 		},
 		"take-over": func(f *fixture, content []byte, mediaType string) error {
 			doc, err := registry.ReadDocument(digest.FromBytes(content), content)
 			if err == nil {
-				_, err = f.Take(t.Context(), "from", registry.Intake{Documents: []*registry.Document{doc}})
+				_, err = f.Ingest(t.Context(), "from", registry.Ingestion{Documents: []*registry.Document{doc}})
 			}
 			return err
 		},

@@ -35,7 +35,7 @@ var ErrDamaged = errors.New("stored bytes do not have the digest")
 func (r *Registry) locate(ctx context.Context, repo RepoName, d digest.Digest, reach func(blobs.Name) (blobs.Info, error)) (b db.Blob, info blobs.Info, err error) {
 	var last string
 	for {
-		b, err = db.Ask(ctx, r.db, db.Question{What: "blob", Repository: repo, Item: d.String()}, func(tx *db.Tx) (db.Blob, error) {
+		b, err = db.Cached(ctx, r.db, db.Key{What: "blob", Repository: repo, Item: d.String()}, func(tx *db.Tx) (db.Blob, error) {
 			return tx.Blob(repo, d)
 		})
 		if err == nil && b.Damaged {
@@ -80,9 +80,9 @@ func (r *Registry) quarantine(ctx context.Context, name blobs.Name, why error) e
 	return &Error{Code: BlobUnknown, Detail: name.Digest.String(), Err: why}
 }
 
-// trust is quick if the file looks as it did when its bytes were known to be right. If it does not, they are read. An
+// verifyBeforeUse is quick if the file looks as it did when its bytes were known to be right. If it does not, they are read. An
 // error is the one for the client.
-func (r *Registry) trust(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
+func (r *Registry) verifyBeforeUse(ctx context.Context, d digest.Digest, b db.Blob, info blobs.Info) error {
 	if info.Stamp == b.Stamp {
 		return nil
 	}

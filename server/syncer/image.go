@@ -279,7 +279,7 @@ func (c *copier) have(ctx context.Context, d digest.Digest) (bool, error) {
 
 // fetch brings a blob, going on where its connection breaks. How long it is the source says, or else the manifest.
 func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
-	f := c.cfg.Registry.NewFilling(ctx, c.task.to, d.Digest, d.Size)
+	f := c.cfg.Registry.NewBlobFetch(ctx, c.task.to, d.Digest, d.Size)
 	err := c.pour(ctx, f)
 	if err == nil {
 		err = f.Finish(ctx)
@@ -295,7 +295,7 @@ func (c *copier) fetch(ctx context.Context, d v1.Descriptor) error {
 	return nil
 }
 
-func (c *copier) pour(ctx context.Context, f *registry.Filling) error {
+func (c *copier) pour(ctx context.Context, f *registry.BlobFetch) error {
 	return mirror.Resume(ctx, c.cfg.Sleep, f.Staged, func() (done bool, err error) {
 		if f.Size > 0 && f.Staged() == f.Size {
 			return true, nil // all of it had come before
@@ -306,7 +306,7 @@ func (c *copier) pour(ctx context.Context, f *registry.Filling) error {
 }
 
 // take adds what one answer has.
-func (c *copier) take(ctx context.Context, f *registry.Filling) error {
+func (c *copier) take(ctx context.Context, f *registry.BlobFetch) error {
 	var body io.ReadCloser
 	var size int64
 	err := c.src.try(ctx, func() (err error) {

@@ -55,24 +55,24 @@ func (r *repository) layers(ctx context.Context) error {
 
 // takeBlobs commits the blobs of a batch that can be taken. The others are findings.
 func (r *repository) takeBlobs(ctx context.Context, batch []digest.Digest) error {
-	intake, why, err := r.adopt(ctx, batch)
+	ingestion, why, err := r.adopt(ctx, batch)
 	for i, d := range batch {
 		if why[i] != "" && r.bad[d] == "" {
 			r.bad[d] = why[i]
 			r.found(Finding{Kind: "blob", Digest: d, Detail: why[i]})
 		}
 	}
-	if err != nil || len(intake.Blobs) == 0 || r.opt.DryRun {
+	if err != nil || len(ingestion.Blobs) == 0 || r.opt.DryRun {
 		return err
 	}
-	_, err = r.reg.Take(ctx, r.name, intake)
+	_, err = r.reg.Ingest(ctx, r.name, ingestion)
 	r.progress()
 	return err
 }
 
 // adopt brings the bytes of blobs into the store, several at a time. why says of each why it cannot be taken.
-func (r *repository) adopt(ctx context.Context, batch []digest.Digest) (intake registry.Intake, why []string, err error) {
-	adopted := make([]*registry.Adopted, len(batch))
+func (r *repository) adopt(ctx context.Context, batch []digest.Digest) (ingestion registry.Ingestion, why []string, err error) {
+	adopted := make([]*registry.IngestedBlob, len(batch))
 	why = make([]string, len(batch))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(linkParallel)
@@ -89,20 +89,20 @@ func (r *repository) adopt(ctx context.Context, batch []digest.Digest) (intake r
 		if why[i] != "" {
 			continue
 		}
-		intake.Blobs = append(intake.Blobs, d)
+		ingestion.Blobs = append(ingestion.Blobs, d)
 		r.written[d] = true
 		if a := adopted[i]; a != nil {
-			intake.Adopted = append(intake.Adopted, *a)
+			ingestion.Files = append(ingestion.Files, *a)
 			r.report.Blobs++
 			r.report.Bytes += a.Size
 		}
 	}
-	return intake, why, err
+	return ingestion, why, err
 }
 
 // bring sees to it that the bytes of a blob are in the store and that the repository may have them. adopted is nil if they
 // were there; why says what is wrong with those of the directory.
-func (r *repository) bring(ctx context.Context, d digest.Digest) (adopted *registry.Adopted, why string, err error) {
+func (r *repository) bring(ctx context.Context, d digest.Digest) (adopted *registry.IngestedBlob, why string, err error) {
 	_, err = r.reg.Stored(ctx, d)
 	here := err == nil
 	if err != nil && !registry.BlobUnknown.Is(err) {
@@ -121,7 +121,7 @@ func (r *repository) bring(ctx context.Context, d digest.Digest) (adopted *regis
 		return nil, err.Error(), nil
 	}
 	defer f.Close()
-	a := &registry.Adopted{Digest: d, Size: info.Size()}
+	a := &registry.IngestedBlob{Digest: d, Size: info.Size()}
 	if here {
 		a, err = nil, r.prove(ctx, d, f, info)
 	} else {
@@ -163,15 +163,15 @@ func (t *taker) prove(ctx context.Context, d digest.Digest, f *os.File, info fs.
 }
 
 // adoptFile takes the bytes of a blob that is not here. A dry run looks whether it could.
-func (t *taker) adoptFile(ctx context.Context, d digest.Digest, f *os.File, info fs.FileInfo) (a registry.Adopted, err error) {
-	a = registry.Adopted{Digest: d, Size: info.Size()}
+func (t *taker) adoptFile(ctx context.Context, d digest.Digest, f *os.File, info fs.FileInfo) (a registry.IngestedBlob, err error) {
+	a = registry.IngestedBlob{Digest: d, Size: info.Size()}
 	switch {
 	case info.Size() == 0 && d != emptyOf(d.Algorithm()):
 		err = registry.ErrDamaged // what a power cut leaves; it costs nothing to see
 	case t.opt.DryRun && (t.opt.ReadData || t.opt.Copy):
 		err = compare(f, d)
 	case !t.opt.DryRun:
-		a, err = t.reg.Adopt(ctx, d, f, registry.AdoptOptions{Copy: t.opt.Copy, Read: t.opt.ReadData})
+		a, err = t.reg.IngestFile(ctx, d, f, registry.IngestOptions{Copy: t.opt.Copy, Read: t.opt.ReadData})
 	}
 	return a, err
 }

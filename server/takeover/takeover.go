@@ -160,7 +160,7 @@ type repository struct {
 	name      registry.RepoName
 	revisions map[digest.Digest]bool // manifests that the directory has
 	seen      map[digest.Digest]bool // manifests that were dealt with; true: the registry has it, or will with the batch
-	batch     registry.Intake
+	batch     registry.Ingestion
 	bytes     int
 }
 
@@ -288,11 +288,11 @@ func (r *repository) child(ctx context.Context, n registry.Content) (here bool, 
 // flush commits the batch.
 func (r *repository) flush(ctx context.Context) error {
 	batch := r.batch
-	r.batch, r.bytes = registry.Intake{}, 0
+	r.batch, r.bytes = registry.Ingestion{}, 0
 	if r.opt.DryRun || len(batch.Documents) == 0 && len(batch.Tags) == 0 && len(batch.Blobs) == 0 {
 		return nil
 	}
-	kept, err := r.reg.Take(ctx, r.name, batch)
+	kept, err := r.reg.Ingest(ctx, r.name, batch)
 	for _, tag := range kept {
 		r.report.Tags--
 		r.found(Finding{Kind: "kept", Tag: string(tag), Digest: batch.Tags[tag], Detail: "the tag points at something else here, and is left so"})

@@ -59,16 +59,16 @@ func contents(refs []reference) (list []Content) {
 	return list
 }
 
-// Placed is a manifest with the repository it goes to. Ref is its digest. Without Content only tags are set: the
+// BulkManifest is a manifest with the repository it goes to. Ref is its digest. Without Content only tags are set: the
 // repository has the manifest already, or else the error is ManifestUnknown.
-type Placed struct {
+type BulkManifest struct {
 	Repo RepoName
 	Put
 }
 
 // PutAll does for many manifests, children before their index, what PutManifest does for one, all or nothing: until it
 // returns nil, nobody sees any of them. It goes through the list within the transaction, while others wait to write.
-func (r *Registry) PutAll(ctx context.Context, list iter.Seq2[Placed, error]) error {
+func (r *Registry) PutAll(ctx context.Context, list iter.Seq2[BulkManifest, error]) error {
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
 		for p, err := range list {
 			if err == nil {
@@ -89,7 +89,7 @@ func (r *Registry) PutAll(ctx context.Context, list iter.Seq2[Placed, error]) er
 	return nil
 }
 
-func (r *Registry) place(tx *db.Tx, p Placed) error {
+func (r *Registry) place(tx *db.Tx, p BulkManifest) error {
 	if p.Content == nil {
 		m, err := tx.StatManifest(p.Repo, p.Ref.Digest)
 		if err != nil {

@@ -24,7 +24,7 @@ func TestRecall(t *testing.T) {
 			}
 			for range 3 {
 				for _, d := range []*db.DB{ours, theirs} {
-					_, err := db.Ask(t.Context(), d, db.Question{What: "id", Repository: "a"}, func(tx *db.Tx) (int64, error) { return tx.RepositoryID("a") })
+					_, err := db.Cached(t.Context(), d, db.Key{What: "id", Repository: "a"}, func(tx *db.Tx) (int64, error) { return tx.RepositoryID("a") })
 					if gone := j == 1; errors.Is(err, db.ErrNotFound) != gone || err != nil && !gone {
 						t.Fatalf("round %d, write %d: %v", i, j, err)
 					}
@@ -57,7 +57,7 @@ func TestRecallSpares(t *testing.T) {
 	asked := 0
 	ask := func(item string) int {
 		t.Helper()
-		n, err := db.Ask(t.Context(), d, db.Question{What: "n", Item: item}, func(*db.Tx) (int, error) { asked++; return asked, nil })
+		n, err := db.Cached(t.Context(), d, db.Key{What: "n", Item: item}, func(*db.Tx) (int, error) { asked++; return asked, nil })
 		if err != nil {
 			t.Fatal(err)
 		}

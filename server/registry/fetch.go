@@ -14,16 +14,16 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// heldBack is how many of the last bytes of a filling nobody gets before all of them are known to be right: who reads a
+// heldBack is how many of the last bytes of a fetch nobody gets before all of them are known to be right: who reads a
 // blob whose bytes are wrong gets no complete one.
 const heldBack = 64 << 10
 
-// Filling is a blob of known size that comes from elsewhere, and that others read while it does. One goroutine calls Take
+// BlobFetch is a blob of known size that comes from elsewhere, and that others read while it does. One goroutine calls Take
 // and then Finish, or Drop and Fail; Readers may be opened by any.
-type Filling struct {
+type BlobFetch struct {
 	Repository RepoName
 	Digest     digest.Digest
-	Size       int64 // bytes; whoever makes a Filling without knowing it says it before others see it
+	Size       int64 // bytes; whoever makes a BlobFetch without knowing it says it before others see it
 
 	session *session
 
@@ -34,10 +34,10 @@ type Filling struct {
 	failure error
 }
 
-// NewFilling begins one, of a size that may be -1 for not known yet. It goes on where an earlier one was dropped, or was
+// NewBlobFetch begins one, of a size that may be -1 for not known yet. It goes on where an earlier one was dropped, or was
 // when its process ended: Staged says from where. Nothing is stored before Take.
-func (r *Registry) NewFilling(ctx context.Context, repo RepoName, d digest.Digest, size int64) *Filling {
-	f := &Filling{Repository: repo, Digest: d, Size: size, grown: make(chan struct{})}
+func (r *Registry) NewBlobFetch(ctx context.Context, repo RepoName, d digest.Digest, size int64) *BlobFetch {
+	f := &BlobFetch{Repository: repo, Digest: d, Size: size, grown: make(chan struct{})}
 	f.session = &session{r: r, hash: d.Algorithm().Hash(), single: true, fetched: true, written: f.grow}
 	f.session.Upload = db.Upload{ID: newUploadID(), Repository: repo, Algorithm: d.Algorithm(), Owner: fetcher(d)}
 	if u, state, ok := r.dropped(ctx, repo, d, size); ok {
@@ -51,7 +51,7 @@ func (r *Registry) NewFilling(ctx context.Context, repo RepoName, d digest.Diges
 // fetcher is the owner of the session of a blob that is fetched. No user has such a name.
 func fetcher(d digest.Digest) string { return "fetch:" + string(d) }
 
-// dropped takes over what an earlier filling has brought, from any process that might: who removes the row has the bytes.
+// dropped takes over what an earlier fetch has brought, from any process that might: who removes the row has the bytes.
 func (r *Registry) dropped(ctx context.Context, repo RepoName, d digest.Digest, size int64) (u db.Upload, state hash.Hash, ok bool) {
 	err := r.db.View(ctx, func(tx *db.Tx) (err error) { u, err = tx.UploadBy(repo, fetcher(d)); return err })
 	if err == nil {
@@ -106,15 +106,15 @@ func (s *session) saveFetched(ctx context.Context) error {
 }
 
 // Staged returns how many bytes have come.
-func (f *Filling) Staged() int64 {
+func (f *BlobFetch) Staged() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.staged
 }
 
-func (f *Filling) grow(staged int64) { f.change(func() { f.staged = staged }) }
+func (f *BlobFetch) grow(staged int64) { f.change(func() { f.staged = staged }) }
 
-func (f *Filling) change(fn func()) {
+func (f *BlobFetch) change(fn func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fn()
@@ -124,7 +124,7 @@ func (f *Filling) change(fn func()) {
 
 // Take adds what body has. It is called again with the rest if body ended too early or broke off, which is BlobUploadInvalid,
 // and not after any other error. UpstreamFailed for a body that is too long.
-func (f *Filling) Take(ctx context.Context, body io.Reader) error {
+func (f *BlobFetch) Take(ctx context.Context, body io.Reader) error {
 	rest := f.Size - f.session.Size
 	err := f.session.take(ctx, Chunk{Body: io.LimitReader(body, rest+1), Start: -1, Length: -1}, true)
 	if f.session.Size > f.Size {
@@ -138,7 +138,7 @@ func (f *Filling) Take(ctx context.Context, body io.Reader) error {
 
 // Finish makes the bytes a blob of the repository, durably. UpstreamFailed if they are not the blob; then and after any other
 // error the caller calls Drop and Fail.
-func (f *Filling) Finish(ctx context.Context) error {
+func (f *BlobFetch) Finish(ctx context.Context) error {
 	var err error
 	switch s := f.session; {
 	case s.Size != f.Size:
@@ -154,9 +154,9 @@ func (f *Filling) Finish(ctx context.Context) error {
 	return err
 }
 
-// Drop gives up the bytes that have come, or keeps them for the next filling of the same blob, which may be made when it
+// Drop gives up the bytes that have come, or keeps them for the next fetch of the same blob, which may be made when it
 // returns. They are kept until they expire as those of an upload do.
-func (f *Filling) Drop(ctx context.Context, keep bool) {
+func (f *BlobFetch) Drop(ctx context.Context, keep bool) {
 	ctx = context.WithoutCancel(ctx)
 	s := f.session
 	if keep && s.Size > 0 {
@@ -168,13 +168,13 @@ func (f *Filling) Drop(ctx context.Context, keep bool) {
 	s.abandon(ctx)
 }
 
-// Fail ends the filling: who reads it gets err.
-func (f *Filling) Fail(err error) {
+// Fail ends the fetch: who reads it gets err.
+func (f *BlobFetch) Fail(err error) {
 	f.change(func() { f.ended, f.failure = true, err })
 }
 
 // status returns how many bytes may be read, and what to wait for if they are not all.
-func (f *Filling) status() (readable int64, ended bool, grown chan struct{}, err error) {
+func (f *BlobFetch) status() (readable int64, ended bool, grown chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ended {
@@ -183,8 +183,8 @@ func (f *Filling) status() (readable int64, ended bool, grown chan struct{}, err
 	return max(0, min(f.staged, f.Size-heldBack)), false, f.grown, nil
 }
 
-// Wait returns when the filling has ended, or n bytes may be read.
-func (f *Filling) Wait(ctx context.Context, n int64) error {
+// Wait returns when the fetch has ended, or n bytes may be read.
+func (f *BlobFetch) Wait(ctx context.Context, n int64) error {
 	for {
 		readable, ended, grown, err := f.status()
 		if ended || readable >= n {
@@ -198,10 +198,10 @@ func (f *Filling) Wait(ctx context.Context, n int64) error {
 	}
 }
 
-// Follow opens a filling to read. It waits for the first bytes, and fails as the filling does if none come. ok is false if
+// Follow opens a fetch to read. It waits for the first bytes, and fails as the fetch does if none come. ok is false if
 // it has ended, or its store cannot be read so early and it has ended meanwhile: the registry has the blob then. Reads end
 // when ctx does. The caller closes the reader, and asks Err after reading it.
-func (f *Filling) Follow(ctx context.Context) (reader *Follower, ok bool, err error) {
+func (f *BlobFetch) Follow(ctx context.Context) (reader *FetchReader, ok bool, err error) {
 	store, can := f.session.r.blobs.(blobs.StagedReader)
 	first := int64(1)
 	if !can {
@@ -220,28 +220,28 @@ func (f *Filling) Follow(ctx context.Context) (reader *Follower, ok bool, err er
 	if err != nil {
 		return nil, false, AsError(err)
 	}
-	return &Follower{ctx: ctx, filling: f, file: file}, true, nil
+	return &FetchReader{ctx: ctx, fetch: f, file: file}, true, nil
 }
 
-// Follower reads a filling from its beginning or anywhere else, waiting for what has not come yet.
-type Follower struct {
-	ctx     context.Context // of the request that reads, which io.Reader has no place for
-	filling *Filling
-	file    blobs.StagedFile
-	offset  int64
-	err     error
+// FetchReader reads a fetch from its beginning or anywhere else, waiting for what has not come yet.
+type FetchReader struct {
+	ctx    context.Context // of the request that reads, which io.Reader has no place for
+	fetch  *BlobFetch
+	file   blobs.StagedFile
+	offset int64
+	err    error
 }
 
 // Read implements io.Reader.
-func (r *Follower) Read(p []byte) (int, error) {
-	size := r.filling.Size
+func (r *FetchReader) Read(p []byte) (int, error) {
+	size := r.fetch.Size
 	if r.offset >= size {
 		return 0, io.EOF
 	}
-	if r.err = r.filling.Wait(r.ctx, r.offset+1); r.err != nil {
+	if r.err = r.fetch.Wait(r.ctx, r.offset+1); r.err != nil {
 		return 0, r.err
 	}
-	readable, _, _, err := r.filling.status()
+	readable, _, _, err := r.fetch.status()
 	if r.err = err; err != nil {
 		return 0, err
 	}
@@ -255,12 +255,12 @@ func (r *Follower) Read(p []byte) (int, error) {
 }
 
 // Seek implements io.Seeker.
-func (r *Follower) Seek(offset int64, whence int) (int64, error) {
+func (r *FetchReader) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
 		offset += r.offset
 	case io.SeekEnd:
-		offset += r.filling.Size
+		offset += r.fetch.Size
 	}
 	if offset < 0 {
 		return 0, errors.New("seek before the beginning")
@@ -269,8 +269,8 @@ func (r *Follower) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// Close ends the reading. The filling goes on.
-func (r *Follower) Close() error { return r.file.Close() }
+// Close ends the reading. The fetch goes on.
+func (r *FetchReader) Close() error { return r.file.Close() }
 
 // Err returns why a read failed, nil if none has.
-func (r *Follower) Err() error { return r.err }
+func (r *FetchReader) Err() error { return r.err }

@@ -19,7 +19,7 @@ import (
 // killed makes a filling that has taken so many bytes of a blob when its process is killed.
 func (f *fixture) killed(d digest.Digest, content []byte, n int) {
 	f.t.Helper()
-	filling := f.NewFilling(f.t.Context(), "up.example/a", d, int64(len(content)))
+	filling := f.NewBlobFetch(f.t.Context(), "up.example/a", d, int64(len(content)))
 	broken := io.MultiReader(bytes.NewReader(content[filling.Staged():n]), iotest.ErrReader(errors.New("killed")))
 	if err := filling.Take(f.t.Context(), broken); !registry.BlobUploadInvalid.Is(err) {
 		f.t.Fatal(err)
@@ -49,14 +49,14 @@ func TestFillingGoesOn(t *testing.T) {
 	f.Registry = registry.New(registry.Config{DB: f.db, Blobs: f.store}) // another process
 	f.killed(d, content, 900_000)
 	f.Registry = registry.New(registry.Config{DB: f.db, Blobs: f.store})
-	if other := f.NewFilling(t.Context(), "up.example/b", d, int64(len(content))); other.Staged() != 0 {
+	if other := f.NewBlobFetch(t.Context(), "up.example/b", d, int64(len(content))); other.Staged() != 0 {
 		t.Error("another repository has it")
 	}
-	next := f.NewFilling(t.Context(), "up.example/a", d, int64(len(content)))
+	next := f.NewBlobFetch(t.Context(), "up.example/a", d, int64(len(content)))
 	if next.Staged() != 900_000 {
 		t.Fatalf("%d bytes are there", next.Staged())
 	}
-	if same := f.NewFilling(t.Context(), "up.example/a", d, int64(len(content))); same.Staged() != 0 {
+	if same := f.NewBlobFetch(t.Context(), "up.example/a", d, int64(len(content))); same.Staged() != 0 {
 		t.Error("two have the same bytes")
 	}
 	if err := errors.Join(next.Take(t.Context(), bytes.NewReader(content[900_000:])), next.Finish(t.Context())); err != nil {
@@ -130,7 +130,7 @@ func TestFillingBeginsAnew(t *testing.T) {
 		f := newFixture(t)
 		f.killed(d, content, 700_000)
 		change(f)
-		if next := f.NewFilling(t.Context(), "up.example/a", d, int64(len(content))); next.Staged() != 0 {
+		if next := f.NewBlobFetch(t.Context(), "up.example/a", d, int64(len(content))); next.Staged() != 0 {
 			t.Errorf("%s: it goes on from %d", name, next.Staged())
 		}
 		if n := f.staged(); n != 0 {
@@ -146,7 +146,7 @@ func TestFillingDropped(t *testing.T) {
 	d := digest.FromBytes(content)
 	for _, keep := range []bool{true, false} {
 		f := newFixture(t)
-		filling := f.NewFilling(t.Context(), "up.example/a", d, int64(len(content)))
+		filling := f.NewBlobFetch(t.Context(), "up.example/a", d, int64(len(content)))
 		if err := filling.Take(t.Context(), bytes.NewReader(content[:700_000])); err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestFillingDropped(t *testing.T) {
 		if n := f.staged(); n != 0 != keep {
 			t.Errorf("%d files are left", n)
 		}
-		if next := f.NewFilling(t.Context(), "up.example/a", d, int64(len(content))); next.Staged() != want {
+		if next := f.NewBlobFetch(t.Context(), "up.example/a", d, int64(len(content))); next.Staged() != want {
 			t.Errorf("%d bytes are there, want %d", next.Staged(), want)
 		}
 	}

@@ -15,12 +15,12 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// What another registry left in files on this machine is taken in two steps, which are those of a push: Adopt makes the
+// What another registry left in files on this machine is taken in two steps, which are those of a push: IngestFile makes the
 // bytes durable in the store, Take commits the rows that name them, together with the manifests and tags that need them.
 
-// Adopted is bytes in the store that no row names yet. Unless Take follows within half an hour they are garbage, which
+// IngestedBlob is bytes in the store that no row names yet. Unless Take follows within half an hour they are garbage, which
 // collection removes.
-type Adopted struct {
+type IngestedBlob struct {
 	Digest digest.Digest
 	Size   int64
 
@@ -29,20 +29,20 @@ type Adopted struct {
 	at         time.Time
 }
 
-// AdoptOptions say how a file is taken.
-type AdoptOptions struct {
+// IngestOptions say how a file is taken.
+type IngestOptions struct {
 	Copy bool // its bytes are copied, and read on the way; otherwise the file gets a second name
 	Read bool // its bytes are read, also if they are not copied; otherwise the first pull reads them
 }
 
-// Adopt brings the bytes of a regular file that is open into the store. ErrDamaged if they were read and do not have the
+// IngestFile brings the bytes of a regular file that is open into the store. ErrDamaged if they were read and do not have the
 // digest; errors.ErrUnsupported if the file cannot have a second name in the store and has to be copied.
-func (r *Registry) Adopt(ctx context.Context, d digest.Digest, f *os.File, opt AdoptOptions) (Adopted, error) {
+func (r *Registry) IngestFile(ctx context.Context, d digest.Digest, f *os.File, opt IngestOptions) (IngestedBlob, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return Adopted{}, err
+		return IngestedBlob{}, err
 	}
-	a := Adopted{Digest: d, Size: info.Size(), generation: newUploadID(), at: time.Now().Round(0)}
+	a := IngestedBlob{Digest: d, Size: info.Size(), generation: newUploadID(), at: time.Now().Round(0)}
 	name := blobs.Name{Digest: d, Generation: a.generation}
 	if opt.Copy {
 		a.stamp, err = CopyIn(ctx, f, r.blobs, name, a.Size)
@@ -93,7 +93,7 @@ func (r *Registry) VerifyBlob(ctx context.Context, d digest.Digest) error {
 	if err != nil {
 		return AsError(err)
 	}
-	return r.trust(ctx, d, db.Blob{Size: b.Size, Generation: b.Generation, Stamp: b.Stamp}, info)
+	return r.verifyBeforeUse(ctx, d, db.Blob{Size: b.Size, Generation: b.Generation, Stamp: b.Stamp}, info)
 }
 
 // IsStoredAs says whether a file is the very file in which the registry keeps a blob, and whether a manifest needs that.
@@ -193,27 +193,27 @@ func MediaTypeOf(content []byte) string {
 	return v1.MediaTypeImageIndex
 }
 
-// Intake is content for one repository.
-type Intake struct {
-	Adopted   []Adopted       // whose bytes are in the store
-	Blobs     []digest.Digest // that the repository has from now on, adopted here or stored before
+// Ingestion is content for one repository.
+type Ingestion struct {
+	Files     []IngestedBlob  // whose bytes are in the store
+	Blobs     []digest.Digest // that the repository has from now on, ingested here or stored before
 	Documents []*Document     // children before their index
 	Tags      map[Tag]digest.Digest
 }
 
-// Take commits an intake, all or nothing. A tag that the repository has, and that points at something else, stays as it
+// Ingest commits an ingestion, all or nothing. A tag that the repository has, and that points at something else, stays as it
 // is: these are returned. ManifestBlobUnknown if something is missing that must not be, as for PutManifest.
-func (r *Registry) Take(ctx context.Context, repo RepoName, in Intake) (kept []Tag, err error) {
+func (r *Registry) Ingest(ctx context.Context, repo RepoName, in Ingestion) (kept []Tag, err error) {
 	ctx = context.WithoutCancel(ctx)
-	var unused []Adopted
+	var unused []IngestedBlob
 	err = r.db.Update(ctx, func(tx *db.Tx) error {
 		kept, unused = nil, nil
 		id, err := tx.MakeRepository(repo, r.public)
 		if err != nil {
 			return err
 		}
-		t := taking{r: r, tx: tx, repo: repo, repositoryID: id}
-		if unused, err = t.adopt(in.Adopted); err != nil {
+		t := ingesting{r: r, tx: tx, repo: repo, repositoryID: id}
+		if unused, err = t.files(in.Files); err != nil {
 			return err
 		}
 		if err := t.link(in.Blobs); err != nil {
@@ -238,18 +238,18 @@ func (r *Registry) Take(ctx context.Context, repo RepoName, in Intake) (kept []T
 	return kept, nil
 }
 
-// taking is one transaction of Take.
-type taking struct {
+// ingesting is one transaction of Take.
+type ingesting struct {
 	r            *Registry
 	tx           *db.Tx
 	repo         RepoName
 	repositoryID int64
 }
 
-// adopt writes the rows of blobs. It returns the bytes that no row names afterwards: those of a blob that another process
+// files writes the rows of blobs. It returns the bytes that no row names afterwards: those of a blob that another process
 // has brought meanwhile, and the damaged ones that were there before. Bytes that have not been read prove no right to a
 // blob that others have brought.
-func (t *taking) adopt(list []Adopted) (unused []Adopted, err error) {
+func (t *ingesting) files(list []IngestedBlob) (unused []IngestedBlob, err error) {
 	for _, a := range list {
 		if time.Now().Round(0).Sub(a.at) > MinOrphanAge/2 {
 			return nil, errors.New("too long between bytes and rows: the files may have been collected; run it again")
@@ -270,13 +270,13 @@ func (t *taking) adopt(list []Adopted) (unused []Adopted, err error) {
 			return nil, err
 		}
 		if old != "" {
-			unused = append(unused, Adopted{Digest: a.Digest, generation: old})
+			unused = append(unused, IngestedBlob{Digest: a.Digest, generation: old})
 		}
 	}
 	return unused, nil
 }
 
-func (t *taking) link(list []digest.Digest) error {
+func (t *ingesting) link(list []digest.Digest) error {
 	for _, d := range list {
 		b, err := t.tx.StoredBlob(d)
 		if err == nil {
@@ -289,7 +289,7 @@ func (t *taking) link(list []digest.Digest) error {
 	return nil
 }
 
-func (t *taking) store(list []*Document) error {
+func (t *ingesting) store(list []*Document) error {
 	for _, d := range list {
 		m := db.Manifest{RepositoryID: t.repositoryID, Digest: d.Digest, MediaType: d.MediaType, Size: int64(len(d.Content)), Content: d.Content}
 		if _, err := storeManifest(t.tx, m, d.doc, t.r.sparse, t.r.warnSize(t.repo, d.Digest)); err != nil {
@@ -301,7 +301,7 @@ func (t *taking) store(list []*Document) error {
 
 var errKept = errors.New("the tag stays")
 
-func (t *taking) point(tags map[Tag]digest.Digest) (kept []Tag, err error) {
+func (t *ingesting) point(tags map[Tag]digest.Digest) (kept []Tag, err error) {
 	for tag, d := range tags {
 		if now, err := t.tx.StatTaggedManifest(t.repo, tag); err == nil && now.Digest == d {
 			continue // as an earlier run left it

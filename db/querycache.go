@@ -5,17 +5,17 @@ import (
 	"sync"
 )
 
-// recall remembers answers for as long as nothing is committed, by whatever process. What is pulled often is asked for
+// queryCache remembers answers for as long as nothing is committed, by whatever process. What is pulled often is asked for
 // again and again, and finding it once more would be half of the work of answering.
 //
 // Whether something was committed is seen without asking SQLite: the head of the log's index, which is memory that all
 // processes share, changes with every commit before that is answered (https://sqlite.org/walformat.html, "WAL-Index
 // Header"). An answer is remembered with the head it was found under, and is good while the head is the same.
-type recall struct {
+type queryCache struct {
 	mu      sync.Mutex
 	index   *logIndex // nil: nothing is remembered
 	under   logHead   // of all answers
-	answers map[Question]any
+	answers map[Key]any
 	bytes   int // that they take, about
 }
 
@@ -25,8 +25,8 @@ type logHead [48]byte
 // isInit is the byte of a head that is 0 while the index is made anew.
 const isInit = 12
 
-// A Question is asked of a repository. Equal ones have equal answers.
-type Question struct {
+// A Key is asked of a repository. Equal ones have equal answers.
+type Key struct {
 	What       string
 	Repository RepoName
 	Item       string
@@ -38,21 +38,21 @@ const (
 	bareAnswer = 512 // bytes of an answer without its content
 )
 
-// Ask is Lookup for a question whose answer is remembered. It is shared: nobody may change what it points at.
-func Ask[T any](ctx context.Context, d *DB, q Question, fn func(*Tx) (T, error)) (answer T, err error) {
-	found, head := d.recall.get(q)
+// Cached is Lookup for a question whose answer is remembered. It is shared: nobody may change what it points at.
+func Cached[T any](ctx context.Context, d *DB, q Key, fn func(*Tx) (T, error)) (answer T, err error) {
+	found, head := d.cache.get(q)
 	if answer, ok := found.(T); ok {
 		return answer, nil
 	}
 	err = d.Lookup(ctx, func(tx *Tx) (err error) { answer, err = fn(tx); return err })
 	if err == nil {
-		d.recall.put(q, head, answer)
+		d.cache.put(q, head, answer)
 	}
 	return answer, err
 }
 
 // get returns the answer, nil if there is none, and the head it is good for.
-func (r *recall) get(q Question) (any, logHead) {
+func (r *queryCache) get(q Key) (any, logHead) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	head := r.head()
@@ -63,7 +63,7 @@ func (r *recall) get(q Question) (any, logHead) {
 }
 
 // put remembers an answer that was found after the head was seen. If nothing was committed since, it is of this head.
-func (r *recall) put(q Question, head logHead, answer any) {
+func (r *queryCache) put(q Key, head logHead, answer any) {
 	size := bareAnswer
 	if m, ok := answer.(Manifest); ok {
 		size += len(m.Content)
@@ -74,21 +74,21 @@ func (r *recall) put(q Question, head logHead, answer any) {
 		return
 	}
 	if r.under != head || r.bytes+size > maxRecall {
-		r.under, r.answers, r.bytes = head, map[Question]any{}, 0
+		r.under, r.answers, r.bytes = head, map[Key]any{}, 0
 	}
 	r.answers[q] = answer
 	r.bytes += size
 }
 
 // head is all zero if it cannot be seen, and then there are no answers.
-func (r *recall) head() (h logHead) {
+func (r *queryCache) head() (h logHead) {
 	if r.index != nil {
 		copy(h[:], r.index.page)
 	}
 	return h
 }
 
-func (r *recall) close() {
+func (r *queryCache) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.index != nil {
