@@ -6,7 +6,7 @@ package main
 
 import (
 	"context"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +31,11 @@ import (
 //go:embed schema.sql
 var schema string
 
+// documents are what registry help TOPIC shows. Each stands in the folder of its subject.
+//
+//go:embed server/README.md server/*/README.md
+var documents embed.FS
+
 // version is set by the linker for a release: -ldflags "-X main.version=1.2.3".
 var version string
 
@@ -45,7 +50,7 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
-	p := command.Program{Version: version, Schema: schema, Open: open, LockServer: lockServer, Hangups: hangups, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	p := command.Program{Version: version, Schema: schema, Documents: documents, Open: open, LockServer: lockServer, Hangups: hangups, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	return p.Run(ctx, args)
 }
 

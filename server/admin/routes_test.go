@@ -134,9 +134,9 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// The README's table has every route, with who may use it.
+// The table of README.md has every route, with who may use it.
 func TestREADME(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

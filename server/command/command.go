@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/user"
@@ -48,6 +49,8 @@ type Opened struct {
 type Program struct {
 	Version string // "" for what the Go toolchain recorded
 	Schema  string // the text of schema.sql
+	// Documents are the README.md of the folders, as registry help TOPIC shows them.
+	Documents fs.FS
 	// Open opens the stores, made if they are missing, and the registry on them. cfg is complete but for the stores.
 	Open func(ctx context.Context, at Location, cfg registry.Config) (*Opened, error)
 	// LockServer makes this process the only server of a database until what it returns is closed. It waits for another
@@ -208,6 +211,7 @@ func (p *Program) commands() []*cli.Command {
 			p.doctor, remoteFlags(), doctorFlags(), jsonFlag()),
 		p.command("mirror-config", "HOST:PORT", "print the file that makes a client pull through a mirror",
 			p.mirrorConfig, mirrorConfigFlags()),
+		p.command("help", "[COMMAND|TOPIC]", "show what a command does, or a document; without an argument, list both", p.help),
 		p.command("version", "", "print the version", p.version, jsonFlag()),
 		p.command("completion", "bash|zsh|fish", "print a completion script for a shell", p.completion),
 		p.command("man", "", "print the manual page, in troff", p.man),

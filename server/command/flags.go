@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// The flags, with their variables and the names that other registries gave them. The table in the README is made from
+// The flags, with their variables and the names that other registries gave them. The table in README.md is made from
 // these; a test compares the two.
 
 // env is the variable of a flag, and its aliases.

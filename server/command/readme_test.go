@@ -12,11 +12,11 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-var update = flag.Bool("update", false, "write the tables of the README anew")
+var update = flag.Bool("update", false, "write the tables of README.md again")
 
-// The README says of every command and flag what the code says: run `go test ./server/command -update` after a change.
+// README.md says of every command and flag what the code says: run `go test ./server/command -update` after a change.
 func TestREADME(t *testing.T) {
-	const path = "../../README.md"
+	const path = "README.md"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

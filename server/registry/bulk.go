@@ -93,7 +93,7 @@ func (r *Registry) place(tx *db.Tx, p BulkManifest) error {
 	if p.Content == nil {
 		m, err := tx.StatManifest(p.Repo, p.Ref.Digest)
 		if err != nil {
-			return unknown(err, ManifestUnknown, fmt.Sprintf("%s@%s", p.Repo, p.Ref.Digest))
+			return Unknown(err, ManifestUnknown, fmt.Sprintf("%s@%s", p.Repo, p.Ref.Digest))
 		}
 		return r.tagAll(tx, p.Repo, m, parsedPut{Put: p.Put, digest: m.Digest, tags: p.Tags}, "import")
 	}
@@ -133,5 +133,5 @@ func (r *Registry) Inventory(ctx context.Context, repo RepoName) (Inventory, err
 	})
 	slices.Sort(i.Manifests)
 	slices.Sort(i.Blobs)
-	return i, unknown(err, NameUnknown, repo)
+	return i, Unknown(err, NameUnknown, repo)
 }

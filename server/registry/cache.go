@@ -92,7 +92,7 @@ func (r *Registry) CheckedAt(ctx context.Context, repo RepoName, tag Tag, now ti
 	if db.IsAhead(at, now) {
 		at = time.Time{}
 	}
-	return at, unknown(err, ManifestUnknown, tag)
+	return at, Unknown(err, ManifestUnknown, tag)
 }
 
 // ConfirmTag notes that the other registry agrees with a tag now. If it has another manifest by now nothing is noted.
@@ -113,7 +113,7 @@ func (r *Registry) NotePull(ctx context.Context, repo RepoName, d digest.Digest)
 		}
 		return tx.PullCached(m)
 	})
-	return unknown(err, ManifestUnknown, d)
+	return Unknown(err, ManifestUnknown, d)
 }
 
 // WantedSize returns how many bytes a blob has by the manifests of the repository that miss it; ok is false if none does.
@@ -121,7 +121,7 @@ func (r *Registry) WantedSize(ctx context.Context, repo RepoName, d digest.Diges
 	var missers []db.Manifest
 	err = r.db.View(ctx, func(tx *db.Tx) (err error) { missers, err = tx.Missers(repo, d, 1); return err })
 	if err != nil || len(missers) == 0 {
-		return 0, false, unknown(err, BlobUnknown, d)
+		return 0, false, Unknown(err, BlobUnknown, d)
 	}
 	doc, err := parseStored(missers[0].MediaType, missers[0].Content)
 	if err != nil {

@@ -125,9 +125,9 @@ func AsError(err error) *Error {
 	return &Error{Code: Internal, Err: err}
 }
 
-// unknown translates the one word that means something else for each noun: no such row becomes the error of code.
-// Everything else becomes what AsError makes of it.
-func unknown(err error, code *Code, detail any) error {
+// Unknown translates the one word that means something else for each noun: db.ErrNotFound becomes the error of code.
+// Everything else becomes what AsError makes of it, and nil stays nil.
+func Unknown(err error, code *Code, detail any) error {
 	switch {
 	case err == nil:
 		return nil

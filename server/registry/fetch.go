@@ -98,7 +98,7 @@ func (s *session) saveFetched(ctx context.Context) error {
 		s.saved = true
 	case errors.Is(err, db.ErrNotFound): // it has expired, with its bytes
 		s.saved = false
-		return unknown(err, BlobUploadUnknown, nil)
+		return Unknown(err, BlobUploadUnknown, nil)
 	default:
 		s.r.log.Warn("how far a fetch has come could not be written down", "repository", s.Repository, "err", err)
 	}

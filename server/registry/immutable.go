@@ -58,7 +58,7 @@ func (r *Registry) AddImmutableRule(ctx context.Context, rule ImmutableRule) err
 		}
 		return r.audit(tx, "immutable", "", rule.Repository+":"+rule.Tag)
 	})
-	return unknown(err, RuleUnknown, nil)
+	return Unknown(err, RuleUnknown, nil)
 }
 
 // maxGlobCost bounds what comparing a name with a glob takes: every push that moves a tag does it, while other pushes wait.
@@ -72,7 +72,7 @@ func (r *Registry) DeleteImmutableRule(ctx context.Context, rule ImmutableRule) 
 		}
 		return r.audit(tx, "mutable", "", rule.Repository+":"+rule.Tag)
 	})
-	return unknown(err, RuleUnknown, rule.Repository+":"+rule.Tag)
+	return Unknown(err, RuleUnknown, rule.Repository+":"+rule.Tag)
 }
 
 // refuseImmutable returns TagImmutable, with the rule as its detail, if there is one for any of the tags.

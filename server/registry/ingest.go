@@ -68,7 +68,7 @@ func (r *Registry) IngestFile(ctx context.Context, d digest.Digest, f *os.File, 
 // its bytes need not do so again. BlobUnknown.
 func (r *Registry) Stored(ctx context.Context, d digest.Digest) (size int64, err error) {
 	b, err := r.stored(ctx, d)
-	return b.Size, unknown(err, BlobUnknown, d.String())
+	return b.Size, Unknown(err, BlobUnknown, d.String())
 }
 
 func (r *Registry) stored(ctx context.Context, d digest.Digest) (b db.StoredBlob, err error) {
@@ -83,7 +83,7 @@ func (r *Registry) stored(ctx context.Context, d digest.Digest) (b db.StoredBlob
 func (r *Registry) VerifyBlob(ctx context.Context, d digest.Digest) error {
 	b, err := r.stored(ctx, d)
 	if err != nil {
-		return unknown(err, BlobUnknown, d.String())
+		return Unknown(err, BlobUnknown, d.String())
 	}
 	name := blobs.Name{Digest: d, Generation: b.Generation}
 	info, err := r.blobs.Stat(ctx, name)
@@ -283,7 +283,7 @@ func (t *ingesting) link(list []digest.Digest) error {
 			err = t.tx.LinkBlob(t.repositoryID, b.ID, d)
 		}
 		if err != nil {
-			return unknown(err, BlobUnknown, d.String())
+			return Unknown(err, BlobUnknown, d.String())
 		}
 	}
 	return nil
@@ -308,7 +308,7 @@ func (t *ingesting) point(tags map[Tag]digest.Digest) (kept []Tag, err error) {
 		}
 		m, err := t.tx.StatManifest(t.repo, d)
 		if err != nil {
-			return nil, unknown(err, ManifestUnknown, d.String())
+			return nil, Unknown(err, ManifestUnknown, d.String())
 		}
 		err = t.tx.SetTagIf(t.repositoryID, tag, m.ID, func() error { return errKept })
 		if errors.Is(err, errKept) {

@@ -38,7 +38,7 @@ func (r *Registry) Tags(ctx context.Context, repo RepoName, p Page) (tags []stri
 		tags, more, err = paged(p, func(last string, limit int) ([]string, error) { return tx.Tags(id, last, limit) })
 		return err
 	})
-	return tags, more, unknown(err, NameUnknown, repo)
+	return tags, more, Unknown(err, NameUnknown, repo)
 }
 
 // TagInfo is a tag and what it points at.
@@ -64,7 +64,7 @@ func (r *Registry) TagInfos(ctx context.Context, repo RepoName, p Page) (infos [
 		}
 		return err
 	})
-	return infos, more, unknown(err, NameUnknown, repo)
+	return infos, more, Unknown(err, NameUnknown, repo)
 }
 
 // Repositories lists the repositories that have a manifest.
@@ -73,7 +73,7 @@ func (r *Registry) Repositories(ctx context.Context, p Page) (names []string, mo
 		names, more, err = paged(p, tx.Repositories)
 		return err
 	})
-	return names, more, unknown(err, NameUnknown, nil)
+	return names, more, Unknown(err, NameUnknown, nil)
 }
 
 // PublicRepositories is Repositories for those who may read only public ones, however many others there are. ok is false
@@ -86,7 +86,7 @@ func (r *Registry) PublicRepositories(ctx context.Context, p Page) (names []stri
 		names, more, err = paged(p, tx.PublicRepositories)
 		return err
 	})
-	return names, more, true, unknown(err, NameUnknown, nil)
+	return names, more, true, Unknown(err, NameUnknown, nil)
 }
 
 // RepositoriesFor is Repositories for somebody who may not see all of them.
@@ -175,7 +175,7 @@ func (r *Registry) SetPublic(ctx context.Context, repo RepoName, public bool) er
 		}
 		return r.audit(tx, "visibility", repo, visibility(public))
 	})
-	return unknown(err, NameUnknown, repo)
+	return Unknown(err, NameUnknown, repo)
 }
 
 func visibility(public bool) string {
@@ -206,7 +206,7 @@ func (r *Registry) RepositoryInfos(ctx context.Context, p Page) (infos []Reposit
 		}
 		return err
 	})
-	return infos, more, unknown(err, NameUnknown, nil)
+	return infos, more, Unknown(err, NameUnknown, nil)
 }
 
 // RepositoryInfosFor is RepositoryInfos for somebody who may not see all of them.

@@ -33,7 +33,7 @@ func (r *Registry) DeleteTagIf(ctx context.Context, repo RepoName, tag Tag, only
 		}
 		return r.audit(tx, "delete", repo, string(tag))
 	})
-	return unknown(err, ManifestUnknown, tag)
+	return Unknown(err, ManifestUnknown, tag)
 }
 
 // DeleteManifest removes a manifest and the tags that point at it (end-9). ManifestUnknown; TagImmutable if an image with
@@ -52,7 +52,7 @@ func (r *Registry) DeleteManifest(ctx context.Context, repo RepoName, d digest.D
 		}
 		return r.audit(tx, "delete", repo, string(d))
 	})
-	return unknown(err, ManifestUnknown, d)
+	return Unknown(err, ManifestUnknown, d)
 }
 
 func (r *Registry) deleteManifest(tx *db.Tx, m db.Manifest) error {
@@ -78,7 +78,7 @@ func (r *Registry) DeleteBlob(ctx context.Context, repo RepoName, d digest.Diges
 		}
 		return r.audit(tx, "delete", repo, "blob "+string(d))
 	})
-	return unknown(err, BlobUnknown, d)
+	return Unknown(err, BlobUnknown, d)
 }
 
 // DeleteRepository removes everything a repository has, its unfinished uploads included. It works in steps, so that
@@ -93,7 +93,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 			return r.audit(tx, "delete", repo, "repository")
 		})
 		if err != nil {
-			return unknown(err, NameUnknown, repo)
+			return Unknown(err, NameUnknown, repo)
 		}
 	}
 	var uploads []string
@@ -112,7 +112,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repo RepoName) error {
 			err = nil
 		}
 	}
-	return unknown(err, NameUnknown, repo)
+	return Unknown(err, NameUnknown, repo)
 }
 
 // HasUploads says whether this process has upload sessions in a namespace that the database does not know of yet.
@@ -175,7 +175,7 @@ func (r *Registry) CopyIf(ctx context.Context, from RepoName, src Reference, tar
 	err := r.db.Update(ctx, func(tx *db.Tx) error {
 		root, err := named(tx, from, src, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
 		if err != nil {
-			return unknown(err, ManifestUnknown, src.String())
+			return Unknown(err, ManifestUnknown, src.String())
 		}
 		c := copier{tx: tx, referrers: target.Referrers, copied: map[digest.Digest]int64{}, blobs: map[int64]bool{}}
 		if c.to, err = tx.MakeRepository(to, r.public); err != nil {

@@ -26,7 +26,7 @@ type Manifest struct {
 // Manifest returns what ref names ("Pulling manifests", end-3). ManifestUnknown.
 func (r *Registry) Manifest(ctx context.Context, repo RepoName, ref Reference) (Manifest, error) {
 	m, err := r.findManifest(ctx, "manifest", repo, ref, (*db.Tx).Manifest, (*db.Tx).TaggedManifest)
-	return manifestOf(m), unknown(err, ManifestUnknown, ref.String())
+	return manifestOf(m), Unknown(err, ManifestUnknown, ref.String())
 }
 
 // StatManifest is Manifest without the content. Clients skip pushing a child of an index that it finds by digest, so that
@@ -40,7 +40,7 @@ func (r *Registry) StatManifest(ctx context.Context, repo RepoName, ref Referenc
 			err = nil
 		}
 	}
-	return manifestOf(m), unknown(err, ManifestUnknown, ref.String())
+	return manifestOf(m), Unknown(err, ManifestUnknown, ref.String())
 }
 
 func manifestOf(m db.Manifest) Manifest {
@@ -123,7 +123,7 @@ func (r *Registry) StatBlob(ctx context.Context, repo RepoName, d digest.Digest)
 		r.log.Warn("a lease could not be renewed", "digest", d, "err", err) // reads go on when the disk is full
 		err = nil
 	}
-	return b.Size, unknown(err, BlobUnknown, d.String())
+	return b.Size, Unknown(err, BlobUnknown, d.String())
 }
 
 // isHeld says whether a manifest of the repository needs the blob.

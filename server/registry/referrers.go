@@ -57,13 +57,13 @@ func (r *Registry) Referrers(ctx context.Context, repo RepoName, subject digest.
 		return err
 	})
 	if err != nil {
-		return page.Referrers, unknown(err, NameUnknown, repo)
+		return page.Referrers, Unknown(err, NameUnknown, repo)
 	}
 	more, err := tagged.read(artifactType)
 	if err == nil {
 		err = page.fill(sorted(append(listed, more...)))
 	}
-	return page.Referrers, unknown(err, NameUnknown, repo)
+	return page.Referrers, Unknown(err, NameUnknown, repo)
 }
 
 // PageReferrers is a page of descriptors that another registry lists. What has no digest that can be asked for here is left

@@ -394,7 +394,7 @@ func (s *session) save(ctx context.Context) error {
 		s.r.blobs.Discard(ctx, s.ID)
 	}
 	if err != nil {
-		return unknown(err, BlobUploadUnknown, nil)
+		return Unknown(err, BlobUploadUnknown, nil)
 	}
 	s.saved = true
 	s.r.sessions.saved(s.Upload)

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"errors"
 	"log/slog"
 	"time"
 
@@ -37,17 +36,6 @@ func (r *Registry) Cutoff(now time.Time, grace time.Duration) db.Cutoff {
 
 // AcceptsMissing says whether manifests may name content that their repository does not have.
 func (r *Registry) AcceptsMissing() bool { return r.sparse != SparseNone }
-
-// Unknown translates db.ErrNotFound into a code with its detail, and any other error as AsError does.
-func Unknown(err error, code *Code, detail any) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, db.ErrNotFound):
-		return code.With(detail)
-	}
-	return AsError(err)
-}
 
 // StatIn returns the row of a manifest of a repository without its content. db.ErrNotFound.
 func StatIn(tx *db.Tx, repo RepoName, ref Reference) (db.Manifest, error) {

@@ -41,7 +41,7 @@ func (r *Registry) TagLog(ctx context.Context, repo RepoName, tag Tag, limit int
 		}
 		return err
 	})
-	return log, unknown(err, ManifestUnknown, tag)
+	return log, Unknown(err, ManifestUnknown, tag)
 }
 
 func canRestore(tx *db.Tx, repo RepoName, d digest.Digest) (bool, error) {
@@ -85,7 +85,7 @@ func (r *Registry) TagAt(ctx context.Context, repo RepoName, tag Tag, at time.Ti
 	if err == nil && d == "" {
 		err = db.ErrNotFound
 	}
-	return d, unknown(err, ManifestUnknown, fmt.Sprintf("%s did not exist at %s", tag, at.Format(time.RFC3339)))
+	return d, Unknown(err, ManifestUnknown, fmt.Sprintf("%s did not exist at %s", tag, at.Format(time.RFC3339)))
 }
 
 // RestoreTag points a tag at a manifest it pointed at before, and undeletes that if need be. With an empty digest it
@@ -125,7 +125,7 @@ func (r *Registry) RestoreTagIf(ctx context.Context, repo RepoName, tag Tag, to 
 		}
 		return r.audit(tx, "restore", repo, pushed([]Tag{tag}, m.Digest))
 	})
-	return restored, unknown(err, ManifestUnknown, restored.String())
+	return restored, Unknown(err, ManifestUnknown, restored.String())
 }
 
 // Deleted is a manifest that can be undeleted.
@@ -203,7 +203,7 @@ func (r *Registry) Undelete(ctx context.Context, repo RepoName, d digest.Digest)
 		}
 		return r.audit(tx, "undelete", repo, d.String())
 	})
-	return back, unknown(err, ManifestUnknown, d.String())
+	return back, Unknown(err, ManifestUnknown, d.String())
 }
 
 // undeleter works within one transaction.

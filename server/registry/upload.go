@@ -80,7 +80,7 @@ func (r *Registry) isOpen(ctx context.Context, id string) error {
 		r.sessions.forget(id)
 		err = db.ErrNotFound
 	}
-	return unknown(err, BlobUploadUnknown, nil)
+	return Unknown(err, BlobUploadUnknown, nil)
 }
 
 func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (known, error) {
@@ -99,7 +99,7 @@ func (r *Registry) upload(ctx context.Context, repo RepoName, id string) (known,
 	if err == nil && u.BootID != r.bootID {
 		err = db.ErrNotFound // the hash has seen bytes that a power cut may have taken from the file
 	}
-	return u, unknown(err, BlobUploadUnknown, nil)
+	return u, Unknown(err, BlobUploadUnknown, nil)
 }
 
 // AppendUpload adds a chunk to a session (end-5). On a RangeInvalid error, beside which the session's state is
@@ -192,7 +192,7 @@ func (r *Registry) cancel(ctx context.Context, id string) error {
 	r.sessions.forget(id)
 	err := r.db.Relaxed(ctx, func(tx *db.Tx) error { return tx.DeleteUpload(id) })
 	if err != nil && !(known && !k.saved && errors.Is(err, db.ErrNotFound)) {
-		return unknown(err, BlobUploadUnknown, nil)
+		return Unknown(err, BlobUploadUnknown, nil)
 	}
 	return r.discard(ctx, id)
 }
@@ -258,7 +258,7 @@ func (r *Registry) publish(ctx context.Context, s *session, d digest.Digest) err
 			return errors.New("the machine stood still in the middle of a push: the file may have been collected")
 		}
 		if err := s.end(tx); err != nil {
-			return unknown(err, BlobUploadUnknown, nil)
+			return Unknown(err, BlobUploadUnknown, nil)
 		}
 		repositoryID, err := tx.MakeRepository(u.Repository, r.public)
 		if err != nil {

@@ -30,7 +30,7 @@ func (r *Registry) RepositoryUsages(ctx context.Context, p Page) (list []Usage, 
 		}
 		return err
 	})
-	return list, more, unknown(err, NameUnknown, nil)
+	return list, more, Unknown(err, NameUnknown, nil)
 }
 
 // RepositoryUsage returns the usage of one repository. NameUnknown.
@@ -40,7 +40,7 @@ func (r *Registry) RepositoryUsage(ctx context.Context, repo RepoName) (u Usage,
 		u = usage(found.Repository, "", found.Usage)
 		return err
 	})
-	return u, unknown(err, NameUnknown, repo)
+	return u, Unknown(err, NameUnknown, repo)
 }
 
 // TagUsages returns the usage of the images that tags of a repository point at, with their referrers. NameUnknown.
@@ -67,7 +67,7 @@ func (r *Registry) TagUsages(ctx context.Context, repo RepoName, p Page) (list [
 		}
 		return nil
 	})
-	return list, more, unknown(err, NameUnknown, repo)
+	return list, more, Unknown(err, NameUnknown, repo)
 }
 
 // TotalUsage is what the registry takes as a whole, in bytes.
@@ -86,5 +86,5 @@ func (r *Registry) TotalUsage(ctx context.Context) (u TotalUsage, err error) {
 		u = TotalUsage(t)
 		return err
 	})
-	return u, unknown(err, NameUnknown, nil)
+	return u, Unknown(err, NameUnknown, nil)
 }

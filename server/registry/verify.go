@@ -42,7 +42,7 @@ func (r *Registry) locate(ctx context.Context, repo RepoName, d digest.Digest, r
 			err = db.ErrNotFound
 		}
 		if err != nil {
-			return b, info, unknown(err, BlobUnknown, d.String())
+			return b, info, Unknown(err, BlobUnknown, d.String())
 		}
 		name := blobs.Name{Digest: d, Generation: b.Generation}
 		info, err = reach(name)
