@@ -154,6 +154,9 @@ func (c *client) do(ctx context.Context, method, path, body string, headers ...s
 		return 0, nil, nil
 	}
 	r.Header.Set("X-Forwarded-For", c.address)
+	// A connection that waits may be closed to make room for another while a request is on its way: the client then sends
+	// it again by a new one. The empty value says so to net/http, and is not sent.
+	r.Header["Idempotency-Key"] = nil
 	if c.user != "" {
 		r.SetBasicAuth(c.user, password(c.user))
 	}
