@@ -113,7 +113,7 @@ func (p *Program) app() *cli.App {
 			"Flags have variables named like REGISTRY_DRAIN_TIMEOUT for --drain-timeout. " +
 			"Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 check, backup, bundle verify, import distribution or doctor found something.",
 		Version:              p.build().Version,
-		Flags:                []cli.Flag{envFileFlag()},
+		Flags:                []cli.Flag{envFileFlag(), cli.HelpFlag}, // which the library adds only together with its own help command
 		Commands:             p.commands(),
 		Action:               p.parent,
 		OnUsageError:         wrongFlag,
